@@ -1,0 +1,68 @@
+"""Kernel times: the one question every source of prices answers, and the choice between sources.
+
+Times are device time in nanoseconds, kernels queued back to back (CUDA graph): launch gaps and host work are
+priced elsewhere. Each answer carries a mask `inside`: whether the point lies in the domain that was measured.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from numpy.typing import ArrayLike
+
+from sim.cost.arrays import Dtype, Times
+from sim.cost.hardware import gpu_named
+from sim.cost.roofline import Roofline
+from sim.errors import UncalibratedOp, UnknownName
+
+Source = Literal["auto", "measured", "roofline"]
+
+
+class KernelTimes(Protocol):
+    """A source of kernel times. Heads are per GPU. Array arguments broadcast; answers are (ns, inside)."""
+
+    @property
+    def label(self) -> str:
+        """How results name this source."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """Where the figures come from: repository, engine version, licence, domain, residuals."""
+        ...
+
+    def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
+        """[m, k] x [k, n] with weights [k, n] of `dtype`; output in bf16."""
+        ...
+
+    def prefill_attention(
+        self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
+    ) -> Times:
+        """Causal attention of one sequence: `new` query tokens after `context` cached ones."""
+        ...
+
+    def decode_attention(
+        self, rows: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
+    ) -> Times:
+        """One query token for each of `rows` sequences over `context` cached tokens each (their mean)."""
+        ...
+
+    def elementwise(self, bytes_moved: ArrayLike) -> Times:
+        """One pass over memory (norm, activation, rotary, residual, KV write): bytes read plus written."""
+        ...
+
+    def all_reduce(self, message_bytes: ArrayLike, tp: int) -> Times:
+        """Sum of one message over `tp` GPUs of a node; zero for tp = 1."""
+        ...
+
+
+def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
+    """Kernel times for a GPU: "measured" coefficients, a "roofline", or "auto" = measured where there are any.
+
+    Raises UnknownName for a GPU or a source we do not have, UncalibratedOp for "measured" without coefficients.
+    """
+    if source not in ("auto", "measured", "roofline"):
+        raise UnknownName("source of kernel times", source, ("auto", "measured", "roofline"))
+    found = gpu_named(gpu)
+    if source == "measured":
+        raise UncalibratedOp(f"no measured kernel times for {found.name}: use source='roofline' or 'auto'")
+    return Roofline(found)
