@@ -1,0 +1,289 @@
+"""Which tokens go into the next iteration: one pure policy for the simulator and the engine.
+
+`schedule` fills the rows of the next iteration, `complete` books what it produced. Both work on columns in place and
+know neither costs nor clocks, so the simulator's loop can run them compiled and the engine as they are.
+"""
+
+from sim.serving.columns import (
+    ABORTED,
+    DONE,
+    EVICTABLE,
+    FREE,
+    HEAD,
+    N_DONE,
+    N_FRONT,
+    N_PREEMPTED,
+    N_ROWS,
+    N_RUNNING,
+    NOBODY,
+    REFUSED,
+    RUNNING,
+    TAIL,
+    WAITING,
+    Asked,
+    Ints,
+    State,
+)
+from sim.serving.config import PREFILL_FIRST, STATIC, Knobs
+from sim.serving.memory import (
+    most_units,
+    prefix_hits,
+    private_need,
+    register,
+    release,
+    reserve,
+    shrink,
+    take_hits,
+    unheld_hits,
+    units_now,
+)
+
+ANY, ONLY_PREFILL, ONLY_DECODE = range(3)
+
+
+def arrive(asked: Asked, state: State, knobs: Knobs, request: int) -> bool:
+    """Whether the request joins the queue; refuses one that could never run to its end on an empty replica."""
+    total = asked.prompt_tokens[request] + asked.output_tokens[request]
+    fits = most_units(asked.prompt_tokens[request], asked.output_tokens[request], knobs) <= knobs.total_units
+    if not fits or total > knobs.max_context:
+        state.status[request] = REFUSED
+        return False
+    state.status[request] = WAITING
+    state.queue[state.count[TAIL]] = request
+    state.count[TAIL] += 1
+    return True
+
+
+def schedule(asked: Asked, state: State, knobs: Knobs) -> int:
+    """Rows of the next iteration; 0 when there is nothing to run. Row columns hold request, first position, tokens."""
+    state.count[N_ROWS] = 0
+    if knobs.policy == STATIC:
+        return schedule_static(asked, state, knobs)
+    if knobs.policy == PREFILL_FIRST:
+        budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_PREFILL)
+        admit(asked, state, knobs, budget)
+        if state.count[N_ROWS] == 0:
+            continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_DECODE)
+        return state.count[N_ROWS]
+    before = state.count[N_PREEMPTED]
+    budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ANY)
+    if state.count[N_PREEMPTED] == before:
+        admit(asked, state, knobs, budget)
+    return state.count[N_ROWS]
+
+
+def schedule_static(asked: Asked, state: State, knobs: Knobs) -> int:
+    """Rows of the next iteration of a batch of equal age: all prompts first, then all decodes in step."""
+    forming = state.count[N_RUNNING] == 0
+    budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_PREFILL)
+    if forming:
+        admit(asked, state, knobs, budget)
+    if state.count[N_ROWS] == 0:
+        continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_DECODE)
+    return state.count[N_ROWS]
+
+
+def tokens_wanted(asked: Asked, state: State, knobs: Knobs, request: int) -> int:
+    """Known tokens that are not computed yet, plus the drafts of a decoding request."""
+    known = asked.prompt_tokens[request] + state.generated[request]
+    wanted = known - state.computed[request]
+    if wanted == 1 and state.generated[request] > 0 and knobs.draft_tokens > 0:
+        left = asked.output_tokens[request] - state.generated[request]
+        wanted += min(knobs.draft_tokens, left - 1)
+    return wanted
+
+
+def is_prefill(asked: Asked, state: State, request: int) -> bool:
+    """Whether the request still has to read its prompt, or to recompute what a preemption cost it."""
+    known = asked.prompt_tokens[request] + state.generated[request]
+    return state.generated[request] == 0 or known - state.computed[request] > 1
+
+
+def add_row(state: State, request: int, tokens: int) -> None:
+    """Append a row to the iteration."""
+    row = state.count[N_ROWS]
+    state.row_request[row] = request
+    state.row_start[row] = state.computed[request]
+    state.row_tokens[row] = tokens
+    state.count[N_ROWS] = row + 1
+
+
+def continue_running(asked: Asked, state: State, knobs: Knobs, budget: int, which: int) -> int:
+    """Tokens left of the budget after every running request of that kind got its share, oldest first.
+
+    Who finds no memory preempts the youngest, itself at last.
+    """
+    i = 0
+    while i < state.count[N_RUNNING] and budget > 0:
+        request = state.running[i]
+        if which != ANY and is_prefill(asked, state, request) != (which == ONLY_PREFILL):
+            i += 1
+            continue
+        tokens = min(tokens_wanted(asked, state, knobs, request), budget)
+        if knobs.long_prefill > 0:
+            tokens = min(tokens, knobs.long_prefill)
+        if not reserve_or_preempt(asked, state, knobs, request, state.computed[request] + tokens):
+            break
+        add_row(state, request, tokens)
+        budget -= tokens
+        i += 1
+    return budget
+
+
+def reserve_or_preempt(asked: Asked, state: State, knobs: Knobs, request: int, tokens: int) -> bool:
+    """Whether the request got its blocks; younger requests are preempted for it, and it is itself if it is the youngest."""
+    while not reserve(state, knobs, request, tokens):
+        victim = state.running[state.count[N_RUNNING] - 1]
+        preempt(asked, state, knobs, victim)
+        if victim == request:
+            return False
+    return True
+
+
+def preempt(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
+    """Take the youngest running request's memory; it waits before all others and recomputes from its first token.
+
+    It has no row yet: rows are filled oldest first.
+    """
+    state.count[N_RUNNING] -= 1
+    release(asked, state, knobs, request)
+    state.computed[request] = 0
+    state.status[request] = WAITING
+    state.preempted[request] += 1
+    state.front[state.count[N_FRONT]] = request
+    state.count[N_FRONT] += 1
+    state.count[N_PREEMPTED] += 1
+
+
+def next_waiting(state: State) -> int:
+    """The request that is admitted next, or NOBODY; aborted ones are passed over."""
+    while state.count[N_FRONT] > 0:
+        request = state.front[state.count[N_FRONT] - 1]
+        if state.status[request] != ABORTED:
+            return request
+        state.count[N_FRONT] -= 1
+    while state.count[HEAD] < state.count[TAIL]:
+        request = state.queue[state.count[HEAD]]
+        if state.status[request] != ABORTED:
+            return request
+        state.count[HEAD] += 1
+    return NOBODY
+
+
+def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
+    """Tokens left of the budget after waiting requests were admitted in order, as far as rows, tokens and memory go."""
+    while state.count[N_RUNNING] < knobs.max_num_seqs and (budget > 0 or knobs.policy == STATIC):
+        request = next_waiting(state)
+        if request == NOBODY:
+            break
+        hits = prefix_hits(asked, state, knobs, request)
+        start = hits * knobs.hash_tokens
+        wanted = asked.prompt_tokens[request] + state.generated[request] - start
+        if knobs.long_prefill > 0:
+            wanted = min(wanted, knobs.long_prefill)
+        if knobs.policy == PREFILL_FIRST and wanted > budget and state.count[N_ROWS] > 0:
+            break  # whole prompts only; one longer than the budget runs alone, in pieces
+        tokens = min(wanted, budget)
+        room = start + (wanted if knobs.policy == STATIC else tokens)  # a static batch admits once: room for the prompt
+        if not has_room(asked, state, knobs, request, hits, room):
+            break
+        begin(asked, state, knobs, request, hits)
+        reserve(state, knobs, request, room)
+        if tokens > 0:
+            add_row(state, request, tokens)
+            budget -= tokens
+    return budget
+
+
+def has_room(asked: Asked, state: State, knobs: Knobs, request: int, hits: int, tokens: int) -> bool:
+    """Whether blocks for so many tokens can be had beside the prefix entries that the request will hold."""
+    available = state.count[FREE] + state.count[EVICTABLE] * knobs.hash_units
+    need = private_need(state, knobs, request, tokens) * knobs.full_units
+    if hits > 0:
+        need -= hits * knobs.hash_units
+        need += unheld_hits(asked, state, request, hits) * knobs.hash_units
+    spare = knobs.watermark_units if state.count[N_RUNNING] > 0 else 0
+    return need + spare <= available
+
+
+def begin(asked: Asked, state: State, knobs: Knobs, request: int, hits: int) -> None:
+    """Move the request from the head of those who wait to the end of those who run."""
+    if state.count[N_FRONT] > 0:
+        state.count[N_FRONT] -= 1
+    else:
+        state.count[HEAD] += 1
+    take_hits(asked, state, request, hits)
+    state.computed[request] = hits * knobs.hash_tokens
+    if state.preempted[request] == 0:
+        state.cached[request] = state.computed[request]
+    state.status[request] = RUNNING
+    state.running[state.count[N_RUNNING]] = request
+    state.count[N_RUNNING] += 1
+
+
+def samples(asked: Asked, state: State, row: int) -> bool:
+    """Whether the row reaches the end of what is known of its request, and so yields a token."""
+    request = state.row_request[row]
+    known = asked.prompt_tokens[request] + state.generated[request]
+    return state.row_start[row] + state.row_tokens[row] >= known
+
+
+def complete(
+    asked: Asked, state: State, knobs: Knobs, live_units: Ints, emitted: Ints, start_ns: int, end_ns: int
+) -> int:
+    """Requests that the iteration finished.
+
+    `emitted[row]` is the number of tokens a sampling row yields (1, or 1 + accepted drafts); rows that do not sample
+    ignore it. Times go to the first-scheduled, first-token and last-token columns.
+    """
+    finished = 0
+    for row in range(state.count[N_ROWS]):
+        request = state.row_request[row]
+        if state.scheduled_ns[request] == NOBODY:
+            state.scheduled_ns[request] = start_ns
+        if samples(asked, state, row):
+            known = asked.prompt_tokens[request] + state.generated[request]
+            tokens = min(emitted[row], asked.output_tokens[request] - state.generated[request])
+            if state.generated[request] == 0:
+                state.first_token_ns[request] = end_ns
+            state.last_token_ns[request] = end_ns
+            state.generated[request] += tokens
+            state.computed[request] = known + tokens - 1
+        else:
+            state.computed[request] += state.row_tokens[row]
+        if knobs.hash_tokens > 0:
+            register(asked, state, knobs, request)
+        if state.generated[request] >= asked.output_tokens[request]:
+            release(asked, state, knobs, request)
+            state.status[request] = DONE
+            state.count[N_DONE] += 1
+            finished += 1
+        else:
+            fed = state.computed[request] - asked.prompt_tokens[request]
+            shrink(state, request, units_now(fed, live_units))
+    if finished > 0:
+        drop_finished(state)
+    return finished
+
+
+def drop_finished(state: State) -> None:
+    """Close the gaps that finished requests left among the running ones; order is kept."""
+    keep = 0
+    for i in range(state.count[N_RUNNING]):
+        request = state.running[i]
+        if state.status[request] == RUNNING:
+            state.running[keep] = request
+            keep += 1
+    state.count[N_RUNNING] = keep
+
+
+def abort(asked: Asked, state: State, knobs: Knobs, request: int) -> bool:
+    """Whether the request was waiting or running and is now gone; between iterations only."""
+    status = state.status[request]
+    if status != WAITING and status != RUNNING:
+        return False
+    state.status[request] = ABORTED
+    if status == RUNNING:
+        release(asked, state, knobs, request)
+        drop_finished(state)
+    return True
