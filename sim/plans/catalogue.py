@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from sim.errors import InputError, UnknownName
+from sim.errors import UnknownName
 from sim.plans.config_json import shape_from_config
 from sim.plans.model import ModelShape
 

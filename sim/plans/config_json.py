@@ -95,7 +95,8 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); give a config.json or the folder of one") from error
+        why = error.strerror or "unreadable"
+        raise InputError(f"{file}: cannot be read ({why}); give a config.json or the folder of one") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text (byte {error.start}); give a config.json") from error
     except json.JSONDecodeError as error:

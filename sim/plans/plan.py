@@ -27,7 +27,7 @@ Layers = NDArray[np.int64]
 
 
 def _frozen(values: object, dtype: type) -> NDArray[np.generic]:
-    array = np.array(values, dtype=dtype, order="C")
+    array: NDArray[np.generic] = np.array(values, dtype=dtype, order="C")
     array.setflags(write=False)
     return array
 
@@ -55,8 +55,10 @@ class SkipPlan:
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
-        for name, dtype in (("prompt", np.uint8), ("sampled", np.uint8), ("kv_input", np.int64), ("kv_owner", np.int64)):
-            freeze(self, name, _frozen(getattr(self, name), dtype))
+        for name in ("prompt", "sampled"):
+            freeze(self, name, _frozen(getattr(self, name), np.uint8))
+        for name in ("kv_input", "kv_owner"):
+            freeze(self, name, _frozen(getattr(self, name), np.int64))
         decode = np.array(self.decode, dtype=np.uint8)
         if decode.ndim != 2 or not decode.shape[0]:
             raise PlanError(f"plan {self.name!r}: decode has shape {decode.shape}; it must be [tokens ≥ 1, layers]")
@@ -65,7 +67,7 @@ class SkipPlan:
         self._check_owners()
         self._check_kv_safety()
         if self.monotone and (self.decode[1:] & ~self.decode[:-1]).any():
-            raise PlanError(f"plan {self.name!r} promises monotone depth, but a later token runs more than an earlier one")
+            raise PlanError(f"plan {self.name!r} promises monotone depth, but a later token runs more than one before")
 
     @property
     def layers(self) -> int:
@@ -119,9 +121,10 @@ class SkipPlan:
     @property
     def nominal_skip(self) -> float:
         """Share of attention and FFN blocks that one decode step leaves out, averaged over the table's rows."""
-        blocks = ((self.decode & ATTN) > 0).sum() + ((self.decode & FFN) > 0).sum()
-        skipped = 1.0 - float(blocks) / (2 * self.decode.size)
-        return skipped + (self.gate.mean_skip / 2 if self.gate else 0.0)
+        attention = ((self.decode & ATTN) > 0).sum()
+        kept = 1.0 - self.gate.skip if self.gate else np.ones(self.layers)  # a gate only skips an FFN that is there
+        ffn = (((self.decode & FFN) > 0) * kept).sum()
+        return 1.0 - float(attention + ffn) / (2 * self.decode.size)
 
     @property
     def prompt_skip(self) -> float:
@@ -145,8 +148,9 @@ class SkipPlan:
     def _check_shapes(self) -> None:
         n = self.prompt.shape[0]
         for name in ("prompt", "sampled", "kv_input", "kv_owner"):
-            if getattr(self, name).shape != (n,):
-                raise PlanError(f"plan {self.name!r}: {name} has shape {getattr(self, name).shape}; the others have ({n},)")
+            shape = getattr(self, name).shape
+            if shape != (n,):
+                raise PlanError(f"plan {self.name!r}: {name} has shape {shape}; the others have ({n},)")
         if self.decode.shape[1] != n:
             raise PlanError(f"plan {self.name!r}: decode is {self.decode.shape[1]} layers wide, prompt {n}")
         if n == 0 or max(self.prompt.max(), self.sampled.max(), self.decode.max()) > FULL:
@@ -166,11 +170,11 @@ class SkipPlan:
             raise PlanError(f"plan {self.name!r}: the owner of a cache must own it itself")
 
     def _check_kv_safety(self) -> None:
-        """INV-1: whenever a token attends at a layer, every position up to its own has K and V in that layer's owner."""
+        """INV-1: whenever a token attends at a layer, every position up to its own has K and V in the layer's owner."""
         rows = [("prompt", self.prompt), ("sampled", self.sampled)]
         rows += [(f"generated token {t}", row) for t, row in enumerate(self.decode)]
         rows.append((f"generated tokens from {self.decode.shape[0]} on", self.decode[-1]))
-        written = np.full(self.layers, True)
+        written = np.ones(self.layers, dtype=bool)
         for who, row in rows:
             written &= (row & KV).astype(bool)
             hole = (row & ATTN).astype(bool) & ~written[self.kv_owner]

@@ -23,13 +23,15 @@ class FfnGate:
     run_length: int
     cadence: int
     warmup_tokens: int
-    skip: NDArray[np.float64]  # [L] share of eligible tokens (after warm-up, cadence counted in) that skip layer l's FFN
+    skip: NDArray[np.float64]  # [L] share of tokens after the warm-up, full ones included, that skip layer l's FFN
     source: str = "expected"  # where `skip` comes from: a rule of thumb, or a measured profile
 
     def __post_init__(self) -> None:
         skip = np.array(self.skip, dtype=np.float64)
         if skip.ndim != 1 or not np.isfinite(skip).all() or skip.min() < 0 or skip.max() > 1:
             raise PlanError(f"FFN gate: skip rates must be shares in 0..1 per layer, got {skip}")
+        if not np.isfinite(self.threshold):
+            raise PlanError(f"FFN gate: threshold={self.threshold} must be a finite number")
         for name, least in (("cold_layers", 0), ("run_length", 0), ("cadence", 1), ("warmup_tokens", 0)):
             if getattr(self, name) < least:
                 raise PlanError(f"FFN gate: {name}={getattr(self, name)} must be at least {least}")
@@ -42,13 +44,14 @@ class FfnGate:
         return float(self.skip.mean())
 
     def all_skip(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probability that every one of `rows` independent rows skips, [len(rows), L]: p^B, the weights' only saving."""
+        """Probability that all of `rows` independent rows skip, [len(rows), L]: p^B, the weights' only saving."""
         return np.asarray(self.skip[None, :] ** np.asarray(rows)[:, None], dtype=np.float64)
 
     @cached_property
     def key(self) -> tuple[object, ...]:
         """What two equal gates share."""
-        return (self.threshold, self.cold_layers, self.run_length, self.cadence, self.warmup_tokens, self.skip.tobytes())
+        numbers = (self.threshold, self.cold_layers, self.run_length, self.cadence, self.warmup_tokens)
+        return (*numbers, self.skip.tobytes())
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ Argument = float | Sequence[int] | None
 
 def whole(strategy: str, name: str, value: int, low: int, high: int) -> int:
     """`value`, if it is a whole number in low..high; raises PlanError otherwise."""
+    if low > high:
+        raise PlanError(f"{strategy}: {name}={value} is impossible, the model is too shallow for this strategy")
     if not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        reach = f"in {low}..{high}" if low <= high else "less, but this model is too shallow for any"
-        raise PlanError(f"{strategy}: {name}={value} must be a whole number {reach}")
+        raise PlanError(f"{strategy}: {name}={value} must be a whole number in {low}..{high}")
     return int(value)
 
 

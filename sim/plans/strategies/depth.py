@@ -60,8 +60,6 @@ def skip_decode(
     layers, me = model.layers, "skip_decode"
     w = whole(me, "warmup_layers", warmup_layers, 0, layers - 1)
     tokens = whole(me, "schedule_tokens", schedule_tokens, 2, model.max_context)
-    high: float
-    low: float
     if max_budget is None and min_budget is None:
         speedup = 2.0 if speedup is None else speedup
         high, low = budgets_for(layers, speedup=speedup, warmup_layers=w)
@@ -70,9 +68,6 @@ def skip_decode(
     else:
         high = whole(me, "max_budget", layers if max_budget is None else max_budget, w + 1, layers)
         low = whole(me, "min_budget", w + 1 if min_budget is None else min_budget, w + 1, int(high))
-    budget = budget_schedule(high, low, tokens)[:, None]
-    layer = np.arange(layers)
-    runs = (layer < w) | (layer >= layers - (budget - w))
     name = spec_of(
         me,
         speedup=speedup,
@@ -81,7 +76,14 @@ def skip_decode(
         warmup_layers=unless(w, 1),
         schedule_tokens=unless(tokens, 256),
     )
-    return plan_of(layers, name=name, decode=np.where(runs, FULL, 0))
+    return plan_of(layers, name=name, decode=_bottom_and_top(layers, w, budget_schedule(high, low, tokens)))
+
+
+def _bottom_and_top(layers: int, warmup_layers: int, budget: NDArray[np.int64]) -> Flags:
+    """Flags of the bottom w and the top b - w layers for each budget b ≥ w, [len(budget), layers]."""
+    layer = np.arange(layers)
+    runs = (layer < warmup_layers) | (layer >= layers - (budget[:, None] - warmup_layers))
+    return np.where(runs, FULL, 0).astype(np.uint8)
 
 
 def unified_skip(model: ModelShape, *, speedup: float = 2.0) -> SkipPlan:
@@ -142,11 +144,12 @@ def self_speculative(
     """A dense plan that drafts `tokens` tokens with its first layers and verifies them with all: lossless when greedy.
 
     `exit_layer` defaults to a quarter of the layers, `tokens` to 6 (LayerSkip's Llama-2-7B example drafts 6 with 8 of
-    32 layers; Elhoushi et al., arXiv 2404.16710). `acceptance`, the chance that a draft token is right, depends on model and text;
-    0.7 is an assumption to replace by a measurement. Raises PlanError.
+    32 layers; Elhoushi et al., arXiv 2404.16710). `acceptance`, the chance that a draft token is right, depends on
+    model and text; 0.7 is an assumption to replace by a measurement. Raises PlanError.
     """
-    depth = whole("self_speculative", "exit_layer", max(1, model.layers // 4) if exit_layer is None else exit_layer, 1, model.layers - 1)
-    count = whole("self_speculative", "tokens", tokens, 1, model.max_context)
-    chance = real("self_speculative", "acceptance", acceptance, 0.0, 1.0)
-    name = spec_of("self_speculative", exit_layer=depth, tokens=count, acceptance=chance)
+    me, first = "self_speculative", max(1, model.layers // 4)
+    depth = whole(me, "exit_layer", first if exit_layer is None else exit_layer, 1, model.layers - 1)
+    count = whole(me, "tokens", tokens, 1, model.max_context)
+    chance = real(me, "acceptance", acceptance, 0.0, 1.0)
+    name = spec_of(me, exit_layer=depth, tokens=count, acceptance=chance)
     return plan_of(model.layers, name=name, draft=DraftRule(exit_layer=depth, tokens=count, acceptance=chance))

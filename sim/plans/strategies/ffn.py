@@ -22,8 +22,9 @@ _SIMILARITY_7B = (
     .919, .927, .935, .942, .953, .962, .965, .969, .974, .974, .977, .977, .974, .973, .953, .758,
 )
 _SIMILARITY_13B = (
-    .915, .904, .914, .904, .914, .897, .888, .895, .900, .907, .909, .916, .919, .921, .923, .928, .929, .934, .944, .948,
-    .953, .957, .963, .968, .973, .973, .978, .981, .982, .981, .983, .985, .984, .985, .984, .983, .981, .978, .969, .788,
+    .915, .904, .914, .904, .914, .897, .888, .895, .900, .907, .909, .916, .919, .921, .923, .928, .929, .934, .944,
+    .948, .953, .957, .963, .968, .973, .973, .978, .981, .982, .981, .983, .985, .984, .985, .984, .983, .981, .978,
+    .969, .788,
 )
 # fmt: on
 
@@ -54,17 +55,20 @@ class _Room:
         above = np.flatnonzero(self.similarity[first - 1 : self.end - 1] > threshold)
         return first + int(above[0]) if above.size else self.end
 
-    def threshold_for(self, run: int) -> float:
+    def threshold_for(self, run: float) -> float:
         """The published threshold if it leaves room for `run` skips, else the highest that does."""
-        candidates = [PUBLISHED_THRESHOLD]
         tested = self.similarity[max(1, self.cold_layers) - 1 : self.end - 1]
-        record = -1.0
-        for value in tested.tolist():
-            if value > record:
-                candidates.append(round((max(record, value - 0.01) + value) / 2, 4))
-                record = value
-        fitting = [t for t in candidates if t <= PUBLISHED_THRESHOLD and self.end - self.start(t) >= run]
+        before = np.maximum.accumulate(np.concatenate([[-1.0], tested[:-1]]))
+        halfway = (np.maximum(before, tested - 0.01) + tested)[tested > before] / 2
+        candidates = [PUBLISHED_THRESHOLD, *halfway.round(6).tolist()]
+        fitting = (t for t in candidates if t <= PUBLISHED_THRESHOLD and self.end - self.start(t) >= run)
         return max(fitting, default=PUBLISHED_THRESHOLD)
+
+    def skip_rates(self, run: float, rate: float, threshold: float) -> NDArray[np.float64]:
+        """Share of eligible tokens that skip each layer's FFN, [L], when the run of every token starts alike."""
+        layer, start = np.arange(self.similarity.size), self.start(threshold)
+        inside = np.clip(start + run - layer, 0, 1) * (layer >= start) * (layer < self.end)
+        return np.asarray(rate * inside, dtype=np.float64)
 
 
 def ffn_skip(
@@ -78,66 +82,66 @@ def ffn_skip(
     warmup_tokens: int = 16,
     skip: NDArray[np.float64] | None = None,
 ) -> SkipPlan:
-    """A dense plan with a gate: after a layer whose FFN hardly moved the stream, the next `run_length` FFNs are left out.
+    """A dense plan with a gate: after a layer whose FFN hardly moved the stream, a run of FFNs is left out.
 
-    `share` (0.25 when neither it, nor `run_length`, nor `skip` is given) asks for that share of all FFN blocks, over
-    the tokens after the `warmup_tokens` (16 for the authors' 1,024-token sequences): one token in `cadence` runs in
-    full, so a run is share·L·cadence / (cadence - 1) long, rounded up; the fraction is the skip rate of its last layer
-    (the authors alternate run lengths to the same end). `skip` [L] gives measured rates instead. Without them the run
-    starts where the published similarity profile crosses `threshold`: on 32 layers 0.95 is crossed too late for more
-    than 16 %, so when `threshold` is not given it is lowered as far as the share needs. FFN-SkipLLM, Jaiswal et al.,
-    arXiv 2404.03865, rule and constants as in the authors' code. A threshold > 1, a share or run length of 0 is the
-    dense plan. Raises PlanError with the largest share that can be reached.
+    The run is `run_length` long, once per token, between the `cold_layers` at either end; one token in `cadence` and
+    the first `warmup_tokens` (16 for the authors' 1,024-token sequences) run in full. `share` (0.25 without
+    run_length) asks for that share of all FFNs after the warm-up instead: a run of share·L·cadence / (cadence - 1),
+    rounded up, whose fraction is the skip rate of its last layer (the authors alternate run lengths to that end).
+
+    The gate's expected rates are `skip` [L] where measured, else what the published similarity profile gives: every
+    run starts where it crosses `threshold` (0.95). On 32 layers that is too late for a share above 0.16, so a
+    threshold that is not given is lowered as far as the share needs. A threshold > 1 and a share or run_length of 0
+    are the dense plan. FFN-SkipLLM, Jaiswal et al., arXiv 2404.03865; rule and constants as in the authors' code.
+    Raises PlanError, with the largest share within reach.
     """
-    layers, me = model.layers, "ffn_skip"
-    room = _Room(similarity_profile(layers), whole(me, "cold_layers", cold_layers, 0, layers))
-    rate = 1 - 1 / whole(me, "cadence", cadence, 1, model.max_context)
-    warmup = whole(me, "warmup_tokens", warmup_tokens, 0, model.max_context)
-    if threshold is not None:
-        real(me, "threshold", threshold, -1.0, math.inf)
-    if share is None and run_length is None and skip is None:
-        share = 0.25
-    if share is not None and (run_length is not None or skip is not None):
-        raise PlanError(f"{me}: share={share} already decides run_length and skip; give one or the other")
-    run = _run_of(model, room, share, rate, threshold) if share is not None else float(run_length or 0)
-    whole(me, "run_length", math.ceil(run), 0, layers)
-    used = room.threshold_for(math.ceil(run)) if threshold is None else threshold
-    measured = skip is not None
-    rates = np.asarray(skip, dtype=np.float64) if measured else _expected(room, run, rate, used)
-    cap = math.ceil(run) if run_length is not None or not measured else layers
-    neutral = used > 1 or cap == 0
+    me, at_most = "ffn_skip", model.max_context
+    room = _Room(similarity_profile(model.layers), whole(me, "cold_layers", cold_layers, 0, model.layers))
+    rate = 1 - 1 / whole(me, "cadence", cadence, 1, at_most)
+    warmup = whole(me, "warmup_tokens", warmup_tokens, 0, at_most)
+    run, used = _run_and_threshold(model, room, rate, share, run_length, threshold)
+    if skip is not None and run_length is None:
+        raise PlanError(f"{me}: a measured profile needs the run_length that it was measured with")
     name = spec_of(
         me,
-        share=share,
+        share=0.25 if share is None and run_length is None else share,
         threshold=threshold,
         cold_layers=unless(room.cold_layers, 5),
         run_length=run_length,
         cadence=unless(cadence, 6),
         warmup_tokens=unless(warmup, 16),
     )
-    gate = FfnGate(float(used), room.cold_layers, cap, cadence, warmup, rates, "measured" if measured else "expected")
-    return plan_of(layers, name=name, gate=None if neutral else gate)
+    if used > 1 or run == 0 or rate == 0:
+        return plan_of(model.layers, name=name)
+    source = "expected" if skip is None else "measured"
+    rates = room.skip_rates(run, rate, used) if skip is None else skip
+    gate = FfnGate(used, room.cold_layers, math.ceil(run), cadence, warmup, rates, source)
+    return plan_of(model.layers, name=name, gate=gate)
 
 
-def _run_of(model: ModelShape, room: _Room, share: float, rate: float, threshold: float | None) -> float:
-    """Length of the run, in layers, that makes `share` of all FFNs; PlanError where there is no room for it."""
-    real("ffn_skip", "share", share, 0.0, 1.0)
+def _run_and_threshold(
+    model: ModelShape, room: _Room, rate: float, share: float | None, run_length: int | None, threshold: float | None
+) -> tuple[float, float]:
+    """(length of the run in layers, threshold) for what was asked; PlanError for a share without room for it."""
+    me = "ffn_skip"
+    if threshold is not None:
+        real(me, "threshold", threshold, -1.0, 2.0)
+    if run_length is not None:
+        if share is not None:
+            raise PlanError(f"{me}: share={share} already decides run_length; give one or the other")
+        used = PUBLISHED_THRESHOLD if threshold is None else float(threshold)
+        return float(whole(me, "run_length", run_length, 0, model.layers)), used
+    share = real(me, "share", 0.25 if share is None else share, 0.0, 1.0)
     if threshold is not None and threshold > 1:
-        return 0.0
+        return 0.0, float(threshold)
     start = max(1, room.cold_layers) if threshold is None else room.start(threshold)
     most = max(0, room.end - start) * rate / model.layers
     if share > most:
-        where = "any threshold" if threshold is None else f"threshold={threshold}"
+        where = "at any threshold" if threshold is None else f"at threshold={threshold}"
         raise PlanError(
-            f"ffn_skip: share={share} is out of reach on {model.name}: with {where}, {room.cold_layers} cold layers at"
-            f" either end of {model.layers} and full tokens between, at most {most:.3f}; lower threshold or cold_layers"
+            f"{me}: share={share} is out of reach on {model.name} {where}: {room.cold_layers} cold layers at"
+            f" either end of {model.layers} and the full tokens leave at most {most:.3f};"
+            " lower share, threshold or cold_layers"
         )
-    return round(share * model.layers / rate, 9) if share else 0.0
-
-
-def _expected(room: _Room, run: float, rate: float, threshold: float) -> NDArray[np.float64]:
-    """Share of eligible tokens that skip each layer's FFN, [L], if every token's run starts at the same layer."""
-    layer = np.arange(room.similarity.size)
-    start = room.start(threshold)
-    inside = np.clip(start + run - layer, 0, 1) * (layer >= start) * (layer < room.end)
-    return np.asarray(rate * inside, dtype=np.float64)
+    run = round(share * model.layers / rate, 9) if share else 0.0
+    return run, room.threshold_for(run) if threshold is None else float(threshold)
