@@ -24,7 +24,10 @@ def _positive(what: str, value: float) -> None:
 
 
 def _from_gaps(gaps_s: NDArray[np.float64]) -> Column:
-    times_s = np.concatenate([[0.0], np.cumsum(gaps_s)])
+    return _to_ns(np.concatenate([[0.0], np.cumsum(gaps_s)]))
+
+
+def _to_ns(times_s: NDArray[np.float64]) -> Column:
     if times_s[-1] * _NS > 2.0**62:
         raise InputError(f"the arrivals span {times_s[-1]:.3g} s, beyond the clock; raise the rate")
     return np.rint(times_s * _NS).astype(np.int64)
@@ -98,7 +101,7 @@ class Constant:
         _positive("qps", self.qps)
 
     def __call__(self, n: int, rng: np.random.Generator) -> Column:
-        return _from_gaps(np.zeros(0)) if n == 1 else np.rint(np.arange(n) * (_NS / self.qps)).astype(np.int64)
+        return _to_ns(np.arange(n) / self.qps)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def arrivals_named(spec: str, qps: float) -> Arrivals:
     for item in filter(None, tail.split(",")):
         key, _, value = item.partition("=")
         if key not in ARRIVALS[name]:
-            raise InputError(f"arrivals {spec!r}: {name} has no option {key!r}; it takes {', '.join(ARRIVALS[name]) or 'none'}")
+            takes = ", ".join(ARRIVALS[name]) or "none"
+            raise InputError(f"arrivals {spec!r}: {name} has no option {key!r}; it takes {takes}")
         try:
             options[key] = float(value)
         except ValueError:

@@ -76,10 +76,10 @@ def named_workload(
     Give `qps` for Poisson arrivals, or an arrival process. Raises UnknownName, and InputError unless exactly one of
     the two is given.
     """
-    if (qps is None) == (arrivals is None):
-        raise InputError(f"workload {name!r}: give either a rate (qps) or an arrival process")
     table, n, rng = quantiles_named(name), _count(requests), streams(seed)
-    process = arrivals if arrivals is not None else Poisson(qps if qps is not None else 0.0)
+    process = Poisson(qps) if qps is not None else arrivals
+    if process is None or (qps is not None and arrivals is not None):
+        raise InputError(f"workload {name!r}: give either a rate (qps) or an arrival process")
     prompt, output = table.draw(n, rng.prompts, rng.outputs)
     return Workload(
         arrival_ns=process(n, rng.arrivals),
@@ -106,10 +106,12 @@ def shared_prefix(
     Only the whole blocks inside the prefix carry shared ids; the block where prefix and suffix meet is a request's own.
     """
     if groups < 1 or prefix_tokens < 0 or block_tokens < 1:
-        raise InputError(f"groups={groups}, prefix_tokens={prefix_tokens}, block_tokens={block_tokens}: need 1, 0 and 1 at least")
+        given = f"groups={groups}, prefix_tokens={prefix_tokens}, block_tokens={block_tokens}"
+        raise InputError(f"{given}: they must be at least 1, 0 and 1")
     n, rng = _count(requests), streams(seed)
     prompt = prefix_tokens + suffixes(n, rng.prompts)
-    ids, offsets = _prefix_ids(rng.joint.integers(0, groups, n), prompt, prefix_tokens // block_tokens, groups, block_tokens)
+    group = rng.joint.integers(0, groups, n)
+    ids, offsets = _prefix_ids(group, prompt, prefix_tokens // block_tokens, groups, block_tokens)
     return Workload(
         arrival_ns=arrivals(n, rng.arrivals),
         prompt_tokens=prompt,

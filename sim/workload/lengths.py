@@ -50,7 +50,7 @@ class RangeRatio:
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or not 0 <= self.ratio < 1:
-            raise InputError(f"length {self.tokens} with range ratio {self.ratio}: need at least 1 token and a ratio in [0, 1)")
+            raise InputError(f"length {self.tokens}, range ratio {self.ratio}: need ≥ 1 token and a ratio in [0, 1)")
 
     def __call__(self, n: int, rng: np.random.Generator) -> Column:
         low = max(1, int(np.floor(self.tokens * (1 - self.ratio))))
@@ -82,10 +82,12 @@ class Quantiles:
 
     def __post_init__(self) -> None:
         levels, tokens = np.asarray(self.levels, dtype=float), np.asarray(self.tokens, dtype=float)
-        if levels.ndim != 1 or levels.shape != tokens.shape or levels.size < 2 or levels[0] != 0 or levels[-1] != 1:
-            raise InputError(f"quantile table of {levels.size} levels and {tokens.size} lengths: need as many, from level 0 to 1")
-        if not (np.diff(levels) > 0).all() or not (np.diff(tokens) >= 0).all() or not tokens[0] >= 1:
-            raise InputError("quantile table: levels must rise, lengths must not fall and must start at 1 token or more")
+        if levels.ndim != 1 or levels.shape != tokens.shape or levels.size < 2:
+            raise InputError(f"quantile table: {levels.size} levels, {tokens.size} lengths; need as many, at least 2")
+        if levels[0] != 0 or levels[-1] != 1 or not (np.diff(levels) > 0).all():
+            raise InputError("quantile table: levels must rise from 0 to 1")
+        if not (np.diff(tokens) >= 0).all() or not tokens[0] >= 1:
+            raise InputError("quantile table: lengths must not fall and must start at 1 token or more")
         object.__setattr__(self, "levels", levels)
         object.__setattr__(self, "tokens", tokens)
 

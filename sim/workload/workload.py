@@ -58,7 +58,7 @@ class Workload:
     def take(self, n: int) -> "Workload":
         """The first n requests; raises InputError unless 1 ≤ n ≤ len(self)."""
         if not 1 <= n <= len(self):
-            raise InputError(f"workload {self.name!r}: cannot take {n} requests; it holds {len(self)} (take 1 to {len(self)})")
+            raise self._refuse(f"cannot take {n} requests; it holds {len(self)} (take 1 to {len(self)})")
         offsets = None if self.hash_offsets is None else self.hash_offsets[: n + 1]
         ids = None if self.hash_ids is None or offsets is None else self.hash_ids[: offsets[-1]]
         columns = {k: getattr(self, k)[:n] for k in ("arrival_ns", "prompt_tokens", "output_tokens")}
@@ -71,15 +71,15 @@ class Workload:
         has no gap and comes back as it is.
         """
         if not (np.isfinite(qps) and qps > 0):
-            raise InputError(f"workload {self.name!r}: cannot scale to {qps} requests per second; give a positive rate")
+            raise self._refuse(f"cannot scale to {qps} requests per second; give a positive rate")
         if len(self) == 1:
             return self
         span_ns = int(self.arrival_ns[-1])
         if span_ns == 0:
-            raise InputError(f"workload {self.name!r}: all requests arrive at once, there is no rate to scale; draw arrivals instead")
+            raise self._refuse("all requests arrive at once, there is no rate to scale; draw arrivals instead")
         factor = (len(self) - 1) * _NS / qps / span_ns
         if span_ns * factor > _LATEST_NS:
-            raise InputError(f"workload {self.name!r}: {qps} requests per second spreads {len(self)} requests over centuries")
+            raise self._refuse(f"{qps} requests per second spreads {len(self)} requests over centuries")
         return replace(self, arrival_ns=np.rint(self.arrival_ns * factor).astype(np.int64))
 
     def offline(self) -> "Workload":
@@ -109,52 +109,54 @@ class Workload:
             table[f"{side}_max"] = float(tokens.max())
         return table
 
+    def _refuse(self, why: str) -> InputError:
+        return InputError(f"workload {self.name!r}: {why}")
+
     def _check_lengths(self) -> None:
         if not len(self):
-            raise InputError(f"workload {self.name!r} is empty: it needs at least one request")
+            raise self._refuse("it is empty; it needs at least one request")
         for name in ("prompt_tokens", "output_tokens"):
             tokens = getattr(self, name)
             if tokens.shape != self.arrival_ns.shape:
-                raise InputError(f"workload {self.name!r}: {tokens.shape[0]} {name} for {len(self)} arrivals")
+                raise self._refuse(f"{tokens.shape[0]} {name} for {len(self)} arrivals")
             if tokens.min() < 1:
                 row = int(np.flatnonzero(tokens < 1)[0])
-                raise InputError(f"workload {self.name!r}: {name}[{row}] is {tokens[row]}; a request has at least 1 token")
+                raise self._refuse(f"{name}[{row}] is {tokens[row]}; a request has at least 1 token")
         if self.failed < 0 or self.concurrency < 0:
-            raise InputError(f"workload {self.name!r}: failed={self.failed} and concurrency={self.concurrency} cannot be negative")
+            raise self._refuse(f"failed={self.failed}, concurrency={self.concurrency}: neither can be negative")
 
     def _check_arrivals(self) -> None:
         times = self.arrival_ns
         if times[0] < 0:
-            raise InputError(f"workload {self.name!r}: arrival_ns[0] is {times[0]}; time starts at 0")
+            raise self._refuse(f"arrival_ns[0] is {times[0]}; time starts at 0")
         back = np.flatnonzero(times[1:] < times[:-1])
         if back.size:
             row = int(back[0]) + 1
-            raise InputError(
-                f"workload {self.name!r}: arrival_ns[{row}] is {times[row]}, before {times[row - 1]} of the row above; sort the rows"
-            )
+            raise self._refuse(f"arrival_ns[{row}] is {times[row]}, before {times[row - 1]} of the row above; sort it")
         if times[-1] > _LATEST_NS:
-            raise InputError(f"workload {self.name!r}: the last arrival, {times[-1]} ns, is beyond the clock's {_LATEST_NS} ns")
+            raise self._refuse(f"the last arrival, {times[-1]} ns, is beyond the clock ({_LATEST_NS} ns)")
         if self.concurrency and times[-1] > 0:
-            raise InputError(f"workload {self.name!r}: a closed loop (concurrency={self.concurrency}) has no arrival times; use offline()")
+            raise self._refuse("a closed loop (concurrency > 0) has no arrival times; use offline()")
 
     def _check_hashes(self) -> None:
         ids, offsets = self.hash_ids, self.hash_offsets
         if (ids is None) != (offsets is None) or (ids is None) != (self.hash_block_tokens == 0):
-            raise InputError(f"workload {self.name!r}: hash_ids, hash_offsets and hash_block_tokens come together or not at all")
+            raise self._refuse("hash_ids, hash_offsets and hash_block_tokens come together or not at all")
         if ids is None or offsets is None:
             return
-        if self.hash_block_tokens < 0 or offsets.shape[0] != len(self) + 1 or offsets[0] != 0 or offsets[-1] != ids.shape[0]:
-            raise InputError(f"workload {self.name!r}: hash_offsets must run from 0 to {ids.shape[0]} in {len(self) + 1} steps")
+        framed = offsets.shape[0] == len(self) + 1 and offsets[0] == 0 and offsets[-1] == ids.shape[0]
+        if self.hash_block_tokens < 0 or not framed:
+            raise self._refuse(f"hash_offsets must run from 0 to {ids.shape[0]} in {len(self) + 1} steps")
         blocks = -(-self.prompt_tokens // self.hash_block_tokens)
         wrong = np.flatnonzero(np.diff(offsets) != blocks)
         if wrong.size:
             row = int(wrong[0])
-            raise InputError(
-                f"workload {self.name!r}: request {row} has {offsets[row + 1] - offsets[row]} hash ids; its"
+            raise self._refuse(
+                f"request {row} has {offsets[row + 1] - offsets[row]} hash ids; its"
                 f" {self.prompt_tokens[row]} prompt tokens make {blocks[row]} blocks of {self.hash_block_tokens}"
             )
         if ids.size and ids.min() < 0:
-            raise InputError(f"workload {self.name!r}: hash id {ids.min()} is negative; number the blocks from 0")
+            raise self._refuse(f"hash id {ids.min()} is negative; number the blocks from 0")
 
 
 def _column(owner: str, name: str, values: ArrayLike) -> Column:

@@ -29,7 +29,7 @@ def token_counts(table: Table, column: str, *, least: int = 1) -> Column:
         tokens[odd] = _whole_floats(table, column, text, odd)
     small = np.flatnonzero(tokens < least)
     if small.size:
-        raise table.refuse(int(small[0]), column, f"a request has at least {least} token{'s' if least != 1 else ''} here")
+        raise table.refuse(int(small[0]), column, f"too few tokens; the least is {least}")
     return tokens
 
 
@@ -72,8 +72,8 @@ def decimal_clock(digits: int, unit: str) -> Clock:
 def date_clock(table: Table, column: str) -> Column:
     """Nanoseconds of dates such as 2023-11-16 18:17:03.9799600, with or without a zone (all rows alike), [n]."""
     text = table.text(column)
-    zoned = bool(text.str.contains(_ZONE).fill_null(False)[0])
-    shaped = text.str.contains(_DATE + (_ZONE if zoned else "$")).fill_null(False)
+    zoned = bool(text.str.contains(_ZONE).fill_null(value=False)[0])
+    shaped = text.str.contains(_DATE + (_ZONE if zoned else "$")).fill_null(value=False)
     plain = text.str.replace("T", " ", literal=True)
     if zoned:
         plain = plain.str.replace(r"Z$", "+00:00")
@@ -93,7 +93,8 @@ def sorted_order(table: Table, column: str, times: Column, *, sort: bool) -> NDA
     if not sort:
         row = int(back[0]) + 1
         before = table.frame[column][row - 1]
-        raise table.refuse(row, column, f"earlier than the row above ({before}); sort the trace with --sort (sort=True)")
+        why = f"earlier than {before} in the row above; sort the trace with --sort (sort=True)"
+        raise table.refuse(row, column, why)
     return np.argsort(times, kind="stable")
 
 
@@ -112,8 +113,8 @@ def block_ids(table: Table, column: str, prompt_tokens: Column, block_tokens: in
     wrong = np.flatnonzero(counts != blocks)
     if wrong.size:
         row = int(wrong[0])
-        why = f"{counts[row]} ids for {prompt_tokens[row]} prompt tokens, which make {blocks[row]} blocks of {block_tokens}"
-        raise table.refuse(row, column, f"{why}; set the trace's own block size with hash_block_tokens")
+        why = f"{counts[row]} ids, but {prompt_tokens[row]} prompt tokens make {blocks[row]} blocks of {block_tokens}"
+        raise table.refuse(row, column, f"{why}; a trace of another block size needs hash_block_tokens")
     dense: dict[object, int] = {}
     ids = np.fromiter((dense.setdefault(i, len(dense)) for i in chain.from_iterable(lists)), dtype=np.int64)
     return ids, np.concatenate([[0], np.cumsum(counts)])

@@ -4,7 +4,7 @@ One row of `FORMATS` is one format: adding one is adding a row. A format without
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.errors import InputError
@@ -40,25 +40,25 @@ class Layout:
     arrival: str  # "" for lengths only
 
 
-_AZURE = {"prompt": ("ContextTokens",), "output": ("GeneratedTokens",), "arrival": {"TIMESTAMP": date_clock}}
-_BURST = {"prompt": ("Request tokens",), "output": ("Response tokens",), "arrival": {"Timestamp": _SECONDS}, "failure": True}
-_VIDUR = {"prompt": ("num_prefill_tokens",), "output": ("num_decode_tokens",)}
+_AZURE = Format("Azure 2023/2024", ("ContextTokens",), ("GeneratedTokens",), {"TIMESTAMP": date_clock})
+_BURST = Format("BurstGPT v1/v2", ("Request tokens",), ("Response tokens",), {"Timestamp": _SECONDS}, failure=True)
+_VIDUR = Format("Vidur", ("num_prefill_tokens",), ("num_decode_tokens",), {"arrived_at": _SECONDS})
 
 FORMATS: tuple[Format, ...] = (
-    Format("Azure 2025 multimodal", **_AZURE, also=("NumImages",), remark="images are not modelled"),
-    Format("Azure 2023/2024", **_AZURE),
-    Format("BurstGPT v3", **_BURST, also=("Session ID", "Elapsed time")),
-    Format("BurstGPT v1/v2", **_BURST),
+    replace(_AZURE, name="Azure 2025 multimodal", also=("NumImages",), remark="images are not modelled"),
+    _AZURE,
+    replace(_BURST, name="BurstGPT v3", also=("Session ID", "Elapsed time")),
+    _BURST,
     Format("Mooncake", ("input_length",), ("output_length",), {"timestamp": _MILLISECONDS}, hashes="hash_ids"),
     Format("splitwise", ("prompt_size",), ("token_size",), {"arrival_timestamp": _SECONDS}),
-    Format("Vidur", **_VIDUR, arrival={"arrived_at": _SECONDS}),
-    Format("Vidur lengths", **_VIDUR, arrival={}),
+    _VIDUR,
+    replace(_VIDUR, name="Vidur lengths", arrival={}),
     Format("LLMServingSim", ("input_toks",), ("output_toks",), {"arrival_time_ns": _NANOSECONDS}),
     Format("LLMServingSim log", ("input_toks",), ("output_toks",), {"arrival_time": _SECONDS}),
     Format(
         "generic",
         ("input_tokens", "prompt_tokens", "input_len", "prompt_len", "input_length", "prompt_length", "isl"),
-        ("output_tokens", "completion_tokens", "output_len", "completion_len", "output_length", "completion_length", "osl"),
+        ("output_tokens", "completion_tokens", "output_len", "completion_len", "output_length", "osl"),
         {
             **dict.fromkeys(("arrival", "arrival_s", "arrival_time", "arrival_time_s", "arrived_at"), _SECONDS),
             **dict.fromkeys(("arrival_ms", "arrival_time_ms"), _MILLISECONDS),
@@ -70,10 +70,10 @@ FORMATS: tuple[Format, ...] = (
 
 KNOWN = (
     "known: Azure (TIMESTAMP, ContextTokens, GeneratedTokens), BurstGPT (Timestamp, Request tokens, Response tokens),"
-    " splitwise (arrival_timestamp, prompt_size, token_size), Vidur (arrived_at, num_prefill_tokens, num_decode_tokens),"
-    " Mooncake JSONL (timestamp, input_length, output_length, hash_ids), LLMServingSim JSONL (input_toks, output_toks,"
-    " arrival_time_ns), ShareGPT JSON (conversations), or CSV, Parquet or JSONL with input_tokens, output_tokens and"
-    " arrival in seconds"
+    " splitwise (arrival_timestamp, prompt_size, token_size), Vidur (arrived_at, num_prefill_tokens,"
+    " num_decode_tokens), Mooncake JSONL (timestamp, input_length, output_length, hash_ids), LLMServingSim JSONL"
+    " (input_toks, output_toks, arrival_time_ns), ShareGPT JSON (conversations), or CSV, Parquet or JSONL with"
+    " input_tokens, output_tokens and arrival in seconds"
 )
 
 

@@ -4,9 +4,11 @@ Nothing is dropped silently: rows that record a failed request are counted in `W
 request or an InputError.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.errors import InputError
 from sim.workload.arrivals import Arrivals
@@ -48,7 +50,16 @@ def read_trace(
     layout = layout_of(path, [*table.frame.columns, *table.lists])
     if not table.frame.height:
         raise InputError(f"{path}: a {layout.format.name} header without rows; a trace needs at least one request")
-    return _workload(table, layout, sort, arrivals, seed, hash_block_tokens)
+    rows, timed, prompt, output = _rows(table, layout, sort=sort)
+    times = _drawn(path, layout.format.name, len(rows), arrivals, seed) if timed is None else timed
+    failed = table.frame.height - len(rows)
+    source = _source(layout.format.name, path, failed, layout.format.remark)
+    workload = Workload(times, prompt[rows], output[rows], path.stem, source, failed=failed)
+    if layout.format.hashes not in table.lists:
+        return workload
+    ids, offsets = cells.block_ids(table, layout.format.hashes, prompt, hash_block_tokens)
+    ids, offsets = cells.gather_blocks(ids, offsets, rows)
+    return replace(workload, hash_ids=ids, hash_offsets=offsets, hash_block_tokens=hash_block_tokens)
 
 
 def _contents(path: Path) -> bytes:
@@ -73,31 +84,23 @@ def _table(path: Path, data: bytes, first: bytes) -> Table:
     return json_lines_table(path, data) if first == b"{" else csv_table(path, data)
 
 
-def _workload(
-    table: Table, layout: Layout, sort: bool, arrivals: Arrivals | None, seed: int, hash_block_tokens: int
-) -> Workload:
+def _rows(table: Table, layout: Layout, *, sort: bool) -> tuple[NDArray[np.intp], Column | None, Column, Column]:
+    """Which rows are requests, in order of arrival [k], their times [k], and all rows' prompt and output tokens [n]."""
     form = layout.format
-    output = cells.token_counts(table, layout.output, least=0 if form.failure else 1)
-    answered = output > 0
-    prompt = cells.token_counts(table, layout.prompt, least=0 if form.failure else 1)
-    odd = np.flatnonzero(answered & (prompt < 1))
+    least = 0 if form.failure else 1
+    prompt = cells.token_counts(table, layout.prompt, least=least)
+    output = cells.token_counts(table, layout.output, least=least)
+    odd = np.flatnonzero((output > 0) & (prompt < 1))
     if odd.size:
-        raise table.refuse(int(odd[0]), layout.prompt, "an answered request has at least 1 token")
-    order = np.arange(output.shape[0])
-    if layout.arrival:
-        times = form.arrival[layout.arrival](table, layout.arrival)
-        order = cells.sorted_order(table, layout.arrival, times, sort=sort)
-    rows = order[answered[order]]
-    failed = len(order) - len(rows)
-    if not len(rows):
-        raise InputError(f"{table.path}: all {failed} rows record failed requests; there is nothing to replay")
-    arrival_ns = times[rows] - times[rows[0]] if layout.arrival else _drawn(table.path, form.name, len(rows), arrivals, seed)
-    ids, offsets, block = None, None, 0
-    if form.hashes in table.lists:
-        block = hash_block_tokens
-        ids, offsets = cells.gather_blocks(*cells.block_ids(table, form.hashes, prompt, block), rows)
-    source = _source(form.name, table.path, failed, form.remark)
-    return Workload(arrival_ns, prompt[rows], output[rows], table.path.stem, source, ids, offsets, block, failed)
+        raise table.refuse(int(odd[0]), layout.prompt, "too few tokens; an answered request has at least 1")
+    if not output.any():
+        raise InputError(f"{table.path}: all {len(output)} rows record failed requests; there is nothing to replay")
+    if not layout.arrival:
+        return np.flatnonzero(output > 0), None, prompt, output
+    times = form.arrival[layout.arrival](table, layout.arrival)
+    order = cells.sorted_order(table, layout.arrival, times, sort=sort)
+    rows = order[output[order] > 0]
+    return rows, times[rows] - times[rows[0]], prompt, output
 
 
 def _drawn(path: Path, form: str, requests: int, arrivals: Arrivals | None, seed: int) -> Column:

@@ -5,6 +5,7 @@ only by a ratio that the caller states: it depends on the tokenizer and on the l
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def conversation_lengths(path: Path, data: bytes, tokens_per_char: float | None)
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: starts like a JSON list but is none ({error}); {KNOWN}") from None
-    if not isinstance(entries, list) or not entries or not isinstance(entries[0], dict) or "conversations" not in entries[0]:
+    if not entries or not isinstance(entries[0], dict) or "conversations" not in entries[0]:
         raise InputError(f"{path}: a JSON list, but not of objects with 'conversations'; {KNOWN}")
     if tokens_per_char is None:
         raise InputError(
@@ -50,9 +51,9 @@ def _answered(path: Path, number: int, entry: object) -> tuple[int, int] | None:
     if not isinstance(turns, list):
         raise InputError(f"{path}, entry {number}: no list of 'conversations' in {str(entry)[:60]!r}")
     for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str) or not isinstance(turn.get("from"), str):
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "value")):
             raise InputError(f"{path}, entry {number}: a turn needs 'from' and 'value' as text, not {str(turn)[:60]!r}")
-    for question, answer in zip(turns[:-1], turns[1:]):
+    for question, answer in pairwise(turns):
         if question["from"] in _ASKERS and answer["from"] in _ANSWERERS and question["value"] and answer["value"]:
             return len(question["value"]), len(answer["value"])
     return None

@@ -28,7 +28,10 @@ class Table:
 
     def text(self, column: str) -> pl.Series:
         """The column as stripped text, null where the cell is missing or blank."""
-        return self.frame[column].cast(pl.String).str.strip_chars().replace("", None)
+        try:
+            return self.frame[column].cast(pl.String).str.strip_chars().replace("", None)
+        except pl.exceptions.PolarsError:
+            raise InputError(f"{self.path}: column {column!r} holds {self.frame[column].dtype}, not numbers") from None
 
     def refuse(self, row: int, column: str, why: str) -> InputError:
         """The error that names file, line, column and value."""
@@ -47,7 +50,8 @@ def csv_table(path: Path, data: bytes) -> Table:
     except pl.exceptions.PolarsError:
         return _csv_by_line(path, data)
     header = _header(path, data)
-    if frame.width != len(header) or not frame.height or frame.select(pl.all_horizontal(pl.all().is_null()).any()).item():
+    blank = frame.select(pl.all_horizontal(pl.all().is_null()).any()).item()
+    if frame.width != len(header) or not frame.height or blank:
         return _csv_by_line(path, data)
     frame.columns = header
     return Table(path, frame, lambda row: f"line {_line_of(path, data, row)}")
@@ -71,8 +75,13 @@ def _line_of(path: Path, data: bytes, row: int) -> int:
 
 
 def _header(path: Path, data: bytes) -> list[str]:
-    head = data[: data.find(b"\n", len(data) - len(data.lstrip(b"\xef\xbb\xbf\r\n")))]
-    names = [cell.strip() for cell in next(_records(path, head), (1, []))[1]] if head else []
+    start = len(data) - len(data.lstrip(b"\xef\xbb\xbf\r\n"))
+    stop = data.find(b"\n", start)
+    return _names(path, next(_records(path, data[start : stop if stop >= 0 else None]), (1, []))[1])
+
+
+def _names(path: Path, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path}, line 1: column {twice[0]!r} appears twice in the header")
@@ -81,7 +90,7 @@ def _header(path: Path, data: bytes) -> list[str]:
 
 def _csv_by_line(path: Path, data: bytes) -> Table:
     records = _records(path, data)
-    names = [cell.strip() for cell in next(records, (1, []))[1]]
+    names = _names(path, next(records, (1, []))[1])
     lines, rows = [], []
     for line, cells in records:
         if len(cells) != len(names):
@@ -101,9 +110,11 @@ def json_lines_table(path: Path, data: bytes) -> Table:
         try:
             row = json.loads(text, parse_float=str, parse_constant=str)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {line}: not a JSON object ({error}); a trace in JSON has one object a line") from None
+            why = f"value {text[:60]!r} is not JSON ({error}); a trace has one object a line"
+            raise InputError(f"{path}, line {line}: {why}") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {line}: value {text[:60]!r} is not a JSON object; a trace has one object a line")
+            why = f"value {text[:60]!r} is no JSON object; a trace has one object a line"
+            raise InputError(f"{path}, line {line}: {why}")
         lines.append(line)
         objects.append(row)
     names = list(dict.fromkeys(name for row in objects for name in row))
