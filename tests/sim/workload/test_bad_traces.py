@@ -12,6 +12,7 @@ from sim.workload.traces.formats import KNOWN
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:03.9799600,30,7\r\n{}\r\n2023-11-16 18:17:09,1,1\n"
 GENERIC = "input_tokens,output_tokens,arrival\n30,7,1\n{}\n4,4,100\n"
+NOTED = 'note,input_tokens,output_tokens,arrival\n"two\nlines",30,7,1\n{}\na,4,4,100\n'
 MOONCAKE = '{{"timestamp": 5, "input_length": 600, "output_length": 2, "hash_ids": [1, 2]}}\n{}\n'
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,A,3,1,4,API log\n{}\n"
 
@@ -41,6 +42,7 @@ CELLS = [  # file with a hole, the bad row, the place, the column and the value 
     (GENERIC, "30,7,1787267980082740", "line 3", "'arrival'", "'1787267980082740'"),
     (GENERIC, "30,7,0.5", "line 3", "'arrival'", "'0.5'"),
     (GENERIC, "\n\n30,x,2", "line 5", "'output_tokens'", "'x'"),
+    (NOTED, "b,30,x,2", "line 4", "'output_tokens'", "'x'"),
     (GENERIC, "30,7", "line 3", "'arrival'", "no value"),
     (MOONCAKE, mooncake(input_length=-3), "line 2", "'input_length'", "'-3'"),
     (MOONCAKE, "\n" + mooncake(output_length=0), "line 3", "'output_length'", "'0'"),

@@ -91,6 +91,15 @@ def test_same_seed_same_columns_and_other_lengths_leave_arrivals_alone(seed):
     assert one != columns(synthetic(prompts=Lognormal(300, 1.0), **(base | {"seed": seed + 1})))
 
 
+@given(st.integers(0, 2**40))
+def test_other_arrivals_leave_lengths_alone(seed):
+    base = {"requests": 50, "prompts": Lognormal(300, 1.0), "outputs": Lognormal(50, 1.0), "seed": seed}
+    one, other = (columns(synthetic(arrivals=process, **base)) for process in (Poisson(2.0), Gamma(2.0, 3.0)))
+    assert one["arrival_ns"] != other["arrival_ns"]
+    assert one["prompt_tokens"] == other["prompt_tokens"]
+    assert one["output_tokens"] == other["output_tokens"]
+
+
 def test_streams_of_a_seed_differ():
     drawn = [tuple(rng.random(4)) for rng in vars(streams(5)).values()]
     assert len(set(drawn)) == 4

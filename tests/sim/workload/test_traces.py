@@ -191,6 +191,18 @@ def test_burstgpt_counts_failures_and_replays_the_rest(tmp_path_factory, rows):
     assert (f"{w.failed} failed" in w.source) == bool(w.failed)
 
 
+def test_failures_in_a_trace_out_of_order_stay_with_their_rows(tmp_path):
+    path = tmp_path / "b.csv"
+    rows = [(9, 5, 0), (7, 6, 3), (8, 7, 0), (1, 8, 2)]
+    lines = [f"{t},ChatGPT,{p},{o},{p + o},API log" for t, p, o in rows]
+    path.write_text("\n".join(["Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type", *lines]))
+    w = read_trace(path, sort=True)
+    assert w.prompt_tokens.tolist() == [8, 6]
+    assert w.output_tokens.tolist() == [2, 3]
+    assert w.arrival_ns.tolist() == [0, 6 * 10**9]
+    assert w.failed == 2
+
+
 def test_lengths_only_take_the_arrivals_they_are_given(tmp_path):
     path = tmp_path / "v.csv"
     path.write_text("num_prefill_tokens,num_decode_tokens\n30,7\n40,8\n50,9")
