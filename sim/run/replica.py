@@ -1,0 +1,186 @@
+"""One replica's life: arrivals, scheduler, price, clock, in a loop over columns.
+
+This is the only feedback in the simulator, written once. The slow twin steps through it interpreted, one SimPy event
+per arrival and per iteration; the fast path runs many iterations per call, compiled (`sim.run.compiled`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost.price import price_step
+from sim.cost.tables import PARTS, PROMPT, SAMPLED, SINGLE, Scratch, Tables
+from sim.cost.tally import tally
+from sim.serving.columns import (
+    FREE,
+    HEAD,
+    N_FRONT,
+    N_ROWS,
+    N_RUNNING,
+    NOBODY,
+    TAIL,
+    Asked,
+    Ints,
+    State,
+)
+from sim.serving.config import Knobs
+from sim.serving.scheduler import arrive, complete, samples, schedule
+
+# clock
+NOW, NEXT, STEP_START, STEP_END, CONCURRENCY, LOGGED, GAPS, REFUSALS, RELEASED = range(9)
+CLOCKS = 9
+
+# why advance returned
+REACHED, IDLE, FULL, STUCK = range(4)
+
+# columns of the iteration log
+(L_START, L_NS, L_PROMPT, L_DECODE, L_REGULAR, L_RUNNING, L_WAITING, L_USED, L_PARTS) = range(9)
+LOG_COLUMNS = L_PARTS + PARTS
+LOG_ROWS = 8192
+FAR = 2**62
+
+
+class Replica(NamedTuple):
+    """Everything one replica is and knows; every field is a column or a tuple of them."""
+
+    asked: Asked
+    state: State
+    tables: Tables
+    knobs: Knobs
+    live_units: Ints  # [T + 1] caches that a sequence still needs
+    luck: NDArray[np.float64]  # [2^k] uniforms that decide which drafts are accepted
+    scratch: Scratch
+    emitted: Ints  # [max_num_seqs] tokens per sampling row
+    clock: Ints  # [CLOCKS]
+    log: Ints  # [LOG_ROWS, LOG_COLUMNS] iterations since the log was last drained
+    gaps: Ints  # [...] inter-token gaps that are not their own iteration's duration
+
+
+def advance(replica: Replica, until_ns: int) -> int:
+    """Why it stopped: the clock reached `until_ns`, nothing is left to do, or the log must be drained first.
+
+    Iterations that end at or before `until_ns` are complete on return; one that spans it is pending.
+    """
+    clock = replica.clock
+    while True:
+        if clock[STEP_END] != NOBODY:
+            if clock[STEP_END] > until_ns:
+                return REACHED
+            finish_step(replica)
+        admit_arrivals(replica)
+        if clock[LOGGED] == LOG_ROWS or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
+            return FULL
+        if begin_step(replica):
+            continue
+        if replica.state.counts[HEAD] < replica.state.counts[TAIL] or replica.state.counts[N_FRONT] > 0:
+            return STUCK  # somebody waits, nobody runs, and nothing was scheduled: never by construction
+        if clock[NEXT] >= replica.asked.arrival_ns.size:
+            return IDLE
+        next_ns = replica.asked.arrival_ns[clock[NEXT]]
+        if next_ns > until_ns:
+            return REACHED
+        clock[NOW] = next_ns
+
+
+def admit_arrivals(replica: Replica) -> None:
+    """Queue the requests that have arrived by now; a refused one makes room for the next closed-loop client."""
+    clock = replica.clock
+    arrival_ns = replica.asked.arrival_ns
+    while clock[NEXT] < arrival_ns.size and arrival_ns[clock[NEXT]] <= clock[NOW]:
+        if not arrive(replica.asked, replica.state, replica.knobs, clock[NEXT]):
+            clock[REFUSALS] += 1
+            release_client(replica, clock[NOW])
+        clock[NEXT] += 1
+
+
+def release_client(replica: Replica, now_ns: int) -> None:
+    """Let the next request of a closed loop arrive: a client sends one when its last one is answered."""
+    clock = replica.clock
+    if clock[CONCURRENCY] > 0 and clock[RELEASED] < replica.asked.arrival_ns.size:
+        replica.asked.arrival_ns[clock[RELEASED]] = now_ns
+        clock[RELEASED] += 1
+
+
+def begin_step(replica: Replica) -> bool:
+    """Whether an iteration was scheduled and priced; it is pending until `finish_step`."""
+    if schedule(replica.asked, replica.state, replica.knobs) == 0:
+        return False
+    tally(replica.asked, replica.state, replica.tables, replica.scratch)
+    ns = price_step(replica.tables, replica.scratch)
+    replica.clock[STEP_START] = replica.clock[NOW]
+    replica.clock[STEP_END] = replica.clock[NOW] + ns
+    return True
+
+
+def finish_step(replica: Replica) -> None:
+    """Book the pending iteration: tokens, times, gaps, log; the clock moves to its end."""
+    clock = replica.clock
+    emit(replica)
+    regular = note_gaps(replica)
+    log_step(replica, regular)
+    finished = complete(
+        replica.asked,
+        replica.state,
+        replica.knobs,
+        replica.live_units,
+        replica.emitted,
+        clock[STEP_START],
+        clock[STEP_END],
+    )
+    clock[NOW] = clock[STEP_END]
+    clock[STEP_END] = NOBODY
+    for _ in range(finished):
+        release_client(replica, clock[NOW])
+
+
+def emit(replica: Replica) -> None:
+    """Decide how many tokens each row yields: one, and the drafts accepted before the first refusal."""
+    state = replica.state
+    for row in range(state.counts[N_ROWS]):
+        replica.emitted[row] = 1
+        if replica.tables.draft_tokens > 0:
+            request = state.row_request[row]
+            drafts = state.row_tokens[row] - 1
+            if drafts <= replica.tables.draft_tokens and state.generated[request] > 0:
+                first = request * 7919 + state.generated[request]
+                accepted = 0
+                while (
+                    accepted < drafts
+                    and replica.luck[(first + accepted) % replica.luck.size] < replica.tables.acceptance
+                ):
+                    accepted += 1
+                replica.emitted[row] = 1 + accepted
+
+
+def note_gaps(replica: Replica) -> int:
+    """Tokens whose gap to their predecessor is the iteration's own duration; other gaps go to their list."""
+    state, clock = replica.state, replica.clock
+    regular = 0
+    for row in range(state.counts[N_ROWS]):
+        request = state.row_request[row]
+        if state.generated[request] == 0 or not samples(replica.asked, state, row):
+            continue
+        if state.last_token_ns[request] == clock[STEP_START]:
+            regular += 1
+        else:
+            replica.gaps[clock[GAPS]] = clock[STEP_END] - state.last_token_ns[request]
+            clock[GAPS] += 1
+    return regular
+
+
+def log_step(replica: Replica, regular: int) -> None:
+    """Write the iteration's row of the log."""
+    clock, counts, rows = replica.clock, replica.state.counts, replica.scratch.rows
+    line = replica.log[clock[LOGGED]]
+    line[L_START] = clock[STEP_START]
+    line[L_NS] = clock[STEP_END] - clock[STEP_START]
+    line[L_PROMPT] = rows[PROMPT] + rows[SAMPLED]
+    line[L_DECODE] = rows[SINGLE]
+    line[L_REGULAR] = regular
+    line[L_RUNNING] = counts[N_RUNNING]
+    line[L_WAITING] = counts[TAIL] - counts[HEAD] + counts[N_FRONT]
+    line[L_USED] = replica.knobs.total_units - counts[FREE]
+    for part in range(PARTS):
+        line[L_PARTS + part] = replica.scratch.parts_ns[part]
+    clock[LOGGED] += 1

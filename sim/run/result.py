@@ -1,0 +1,181 @@
+"""What a run produced: frames per request and per iteration, and the summary that every report starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sim.cost.deployment import Deployment
+from sim.cost.tables import COUNTER_NAMES, PART_NAMES
+from sim.plans.plan import SkipPlan
+from sim.run.metrics import MS, Slo, spread, tpot_ns, weighted_spread
+from sim.run.replica import (
+    FAR,
+    L_DECODE,
+    L_NS,
+    L_PARTS,
+    L_PROMPT,
+    L_REGULAR,
+    L_RUNNING,
+    L_START,
+    L_USED,
+    L_WAITING,
+)
+from sim.serving.columns import DONE, Asked, Ints, State
+from sim.serving.config import Knobs, SchedulerConfig
+from sim.workload.workload import Workload
+
+STATUS = ("future", "waiting", "running", "done", "refused", "aborted")
+KINDS = ("prefill", "decode", "mixed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. Times are nanoseconds from the first arrival; summaries are in milliseconds."""
+
+    workload: Workload
+    deployment: Deployment
+    plan: SkipPlan
+    config: SchedulerConfig
+    times_label: str
+    asked: Asked
+    state: State
+    knobs: Knobs
+    counters: NDArray[np.float64]
+    log: Ints  # [iterations, LOG_COLUMNS]
+    gaps_ns: Ints
+    wall_s: float
+
+    @cached_property
+    def requests(self) -> pl.DataFrame:
+        """One row per request: what it asked, when it was served, TTFT, TPOT and E2E in ms (null where not served)."""
+        s, a = self.state, self.asked
+        done = s.status == DONE
+        arrival = np.where(a.arrival_ns >= FAR, 0, a.arrival_ns)
+        frame = pl.DataFrame(
+            {
+                "request": np.arange(done.size),
+                "status": pl.Series([STATUS[i] for i in s.status], dtype=pl.Categorical),
+                "arrival_ns": arrival,
+                "scheduled_ns": s.scheduled_ns,
+                "first_token_ns": s.first_token_ns,
+                "last_token_ns": s.last_token_ns,
+                "prompt_tokens": a.prompt_tokens,
+                "output_tokens": a.output_tokens,
+                "cached_tokens": s.cached,
+                "preemptions": s.preempted,
+                "ttft_ms": (s.first_token_ns - arrival) / MS,
+                "tpot_ms": tpot_ns(s.first_token_ns, s.last_token_ns, a.output_tokens) / MS,
+                "e2e_ms": (s.last_token_ns - arrival) / MS,
+            }
+        )
+        served = pl.Series(done)
+        times = ["scheduled_ns", "first_token_ns", "last_token_ns", "ttft_ms", "tpot_ms", "e2e_ms"]
+        return frame.with_columns(pl.when(served).then(pl.col(t)).otherwise(None).fill_nan(None) for t in times)
+
+    @cached_property
+    def iterations(self) -> pl.DataFrame:
+        """One row per iteration: when, what it held, memory and queue as it ended, and where its time went (ns)."""
+        log = self.log
+        prompt, decode = log[:, L_PROMPT] > 0, log[:, L_DECODE] > 0
+        kind = np.where(prompt & decode, 2, np.where(decode, 1, 0))
+        columns = {
+            "start_ns": log[:, L_START],
+            "duration_ns": log[:, L_NS],
+            "kind": pl.Series([KINDS[k] for k in kind], dtype=pl.Categorical),
+            "prompt_tokens": log[:, L_PROMPT],
+            "decode_rows": log[:, L_DECODE],
+            "running": log[:, L_RUNNING],
+            "waiting": log[:, L_WAITING],
+            "kv_share": log[:, L_USED] / self.knobs.total_units,
+        }
+        parts = {f"{name}_ns": log[:, L_PARTS + i] for i, name in enumerate(PART_NAMES)}
+        return pl.DataFrame(columns | parts)
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds from the first arrival to the last token."""
+        return float(self.log[-1, L_START] + self.log[-1, L_NS]) / 1e9 if len(self.log) else 0.0
+
+    @cached_property
+    def work(self) -> dict[str, float]:
+        """Work done and the dense model's work for the same rows (FLOPs, bytes), by name."""
+        return dict(zip(COUNTER_NAMES, map(float, self.counters)))
+
+    @property
+    def realised(self) -> dict[str, float]:
+        """Shares of the dense model's work that were really saved, beside the plan's nominal skip rate."""
+        work = self.work
+
+        def saved(name: str) -> float:
+            return 1.0 - work[name] / work[f"{name}_dense"] if work[f"{name}_dense"] else 0.0
+
+        names = ("flops", "weight_bytes", "kv_read_bytes", "row_layers")
+        shares = {f"{name}_saved": saved(name) for name in names}
+        caches = 1.0 - self.plan.caches.size / self.plan.layers
+        return shares | {"kv_capacity_saved": caches, "nominal_skip": self.plan.nominal_skip}
+
+    def attribution(self) -> pl.DataFrame:
+        """Seconds by kind of iteration and part of its time, with the number of iterations."""
+        parts = [f"{name}_ns" for name in PART_NAMES]
+        sums = [(pl.col(p).sum() / 1e9).alias(p.removesuffix("_ns") + "_s") for p in parts]
+        return self.iterations.group_by("kind").agg(pl.len().alias("iterations"), *sums).sort("kind")
+
+    def goodput(self, slo: Slo) -> tuple[float, float]:
+        """Requests per second that meet the SLO, and their share of all that were asked."""
+        frame = self.requests
+        ttft = frame["ttft_ms"].cast(pl.Float64).to_numpy()
+        met = int(slo.met(ttft, frame["tpot_ms"].cast(pl.Float64).to_numpy()).sum())
+        return (met / self.makespan_s if self.makespan_s else 0.0), met / len(frame)
+
+    def itl(self) -> dict[str, float]:
+        """p50, p90, p99 and mean of all inter-token gaps, in ms."""
+        values = np.concatenate([self.log[:, L_NS], self.gaps_ns]) / MS
+        weights = np.concatenate([self.log[:, L_REGULAR], np.ones_like(self.gaps_ns)])
+        return weighted_spread(values, weights)
+
+    def summary(self) -> dict[str, object]:
+        """The run in one JSON-ready dictionary; keys are documented in docs/json.md."""
+        frame = self.requests
+        done = int((self.state.status == DONE).sum())
+        span = self.makespan_s or float("nan")
+        tp = self.deployment.tp
+        output = int(self.state.generated.sum())
+        prompt = int(self.asked.prompt_tokens[self.state.status == DONE].sum())
+        busy_ns = float(self.log[:, L_NS].sum()) or float("nan")
+        return {
+            "model": self.deployment.model.name,
+            "gpu": self.deployment.gpu.name,
+            "tp": tp,
+            "strategy": self.plan.name,
+            "plan_digest": self.plan.digest,
+            "kernel_times": self.times_label,
+            "workload": self.workload.name,
+            "requests": len(frame),
+            "completed": done,
+            "failed": len(frame) - done,
+            "failed_in_trace": self.workload.failed,
+            "makespan_s": span,
+            "requests_per_s": done / span,
+            "ttft_ms": spread(frame["ttft_ms"].cast(pl.Float64).to_numpy()),
+            "tpot_ms": spread(frame["tpot_ms"].cast(pl.Float64).to_numpy()),
+            "itl_ms": self.itl(),
+            "e2e_ms": spread(frame["e2e_ms"].cast(pl.Float64).to_numpy()),
+            "output_tokens_per_s": output / span,
+            "total_tokens_per_s": (output + prompt) / span,
+            "output_tokens_per_s_per_gpu": output / span / tp,
+            "normalised_tflops_per_gpu": self.work["flops_dense"] / span / tp / 1e12,
+            "executed_tflops_per_gpu": self.work["flops"] / span / tp / 1e12,
+            "kv_capacity_tokens": self.knobs.total_units // self.knobs.full_units * self.knobs.block_tokens,
+            "kv_peak_share": float(self.log[:, L_USED].max(initial=0)) / self.knobs.total_units,
+            "queue_peak": int(self.log[:, L_WAITING].max(initial=0)),
+            "preemptions": int(self.state.preempted.sum()),
+            "prefix_hit_share": float(self.state.cached.sum()) / max(1, int(self.asked.prompt_tokens.sum())),
+            "busy_share": busy_ns / 1e9 / span,
+            "realised": self.realised,
+            "extrapolated_share": self.work["outside_ns"] / busy_ns,
+            "iterations": len(self.log),
+            "wall_s": self.wall_s,
+        }

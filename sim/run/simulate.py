@@ -1,0 +1,223 @@
+"""One replica under a workload, on SimPy's clock in integer nanoseconds."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import simpy
+
+from sim.cost.deployment import Deployment
+from sim.cost.lower import lower
+from sim.cost.tables import scratch_for
+from sim.cost.times import KernelTimes, times_for
+from sim.errors import CapacityError, InputError
+from sim.plans.plan import SkipPlan
+from sim.run.compiled import compiled_advance
+from sim.run.replica import (
+    CLOCKS,
+    CONCURRENCY,
+    FAR,
+    FULL,
+    GAPS,
+    LOG_COLUMNS,
+    LOG_ROWS,
+    LOGGED,
+    NEXT,
+    NOW,
+    RELEASED,
+    STEP_END,
+    STUCK,
+    Replica,
+    admit_arrivals,
+    begin_step,
+    finish_step,
+)
+from sim.run.result import Result
+from sim.serving.columns import N_DONE, NOBODY, Asked, Ints, asked_of, state_of
+from sim.serving.config import Knobs, SchedulerConfig, knobs_of
+from sim.serving.memory import most_units
+from sim.workload.workload import Workload
+
+LUCK = 1 << 16
+Progress = Callable[[int, int], None]
+Oversized = Literal["error", "refuse"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One run: what is asked, what it runs on, what is skipped, how it is scheduled."""
+
+    workload: Workload
+    deployment: Deployment
+    plan: SkipPlan
+    config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    times: KernelTimes | None = None  # default: measured kernel times where there are any, else a roofline
+    max_context: int | None = None  # default: the model's
+    oversized: Oversized = "error"  # or refuse: count requests that can never run as failed
+    seed: int = 0
+
+    def run(self, *, stepwise: bool = False, progress: Progress | None = None) -> Result:
+        """What happened. `stepwise` runs the slow, interpreted twin: the same result, bit for bit.
+
+        `progress` is told (requests done, requests) now and then. Raises InputError where a request can never run and
+        `oversized` is "error", CapacityError where the weights do not fit.
+        """
+        started = perf_counter()
+        times = self.times or times_for(self.deployment.gpu.name)
+        replica = self._replica(times)
+        self._refuse_oversized(replica.asked, replica.knobs)
+        log = Log(replica, progress)
+        env = simpy.Environment(initial_time=0)
+        env.process(_stepwise(env, replica, log) if stepwise else _compiled(env, replica, log))
+        env.run()
+        log.drain()
+        return Result(
+            workload=self.workload,
+            deployment=self.deployment,
+            plan=self.plan,
+            config=self.config,
+            times_label=times.label,
+            asked=replica.asked,
+            state=replica.state,
+            knobs=replica.knobs,
+            counters=replica.scratch.counters,
+            log=np.concatenate(log.rows),
+            gaps_ns=np.concatenate(log.gaps),
+            wall_s=perf_counter() - started,
+        )
+
+    def _replica(self, times: KernelTimes) -> Replica:
+        work, config = self.workload, self.config
+        context = self.max_context or self.deployment.model.max_context
+        caching = config.prefix_caching and work.hash_ids is not None
+        asked = _asked(work, caching=caching)
+        blocks = self.deployment.kv_capacity_blocks(
+            self.plan,
+            block_tokens=config.block_tokens,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_seqs=config.max_num_seqs,
+        )
+        hash_tokens = work.hash_block_tokens if caching else 0
+        knobs = knobs_of(config, self.plan, kv_blocks=blocks, max_context=context, hash_tokens=hash_tokens)
+        tables = lower(self.plan, self.deployment, times, config, max_context=context)
+        clock = np.zeros(CLOCKS, dtype=np.int64)
+        clock[STEP_END] = NOBODY
+        clock[CONCURRENCY] = clock[RELEASED] = work.concurrency
+        return Replica(
+            asked=asked,
+            state=state_of(
+                asked,
+                max_num_seqs=config.max_num_seqs,
+                total_units=knobs.total_units,
+                full_units=knobs.full_units,
+            ),
+            tables=tables,
+            knobs=knobs,
+            live_units=np.array(self.plan.live_caches),
+            luck=np.random.default_rng(self.seed).random(LUCK),
+            scratch=scratch_for(tables),
+            emitted=np.zeros(config.max_num_seqs, dtype=np.int64),
+            clock=clock,
+            log=np.zeros((LOG_ROWS, LOG_COLUMNS), dtype=np.int64),
+            gaps=np.zeros(8 * config.max_num_seqs + LOG_ROWS, dtype=np.int64),
+        )
+
+    def _refuse_oversized(self, asked: Asked, knobs: Knobs) -> None:
+        if self.oversized == "refuse":
+            return
+        total = asked.prompt_tokens + asked.output_tokens
+        units = -(-(total - 1) // knobs.block_tokens) * knobs.full_units
+        if (total > knobs.max_context).any():
+            i = int(np.argmax(total > knobs.max_context))
+            limit = f"the context of {knobs.max_context} tokens ({int((total > knobs.max_context).sum())} such requests)"
+            raise InputError(_too_long(asked, i, limit))
+        if (units > knobs.total_units).any():
+            i = int(np.argmax(units > knobs.total_units))
+            assert units[i] == most_units(int(asked.prompt_tokens[i]), int(asked.output_tokens[i]), knobs)
+            tokens = knobs.total_units // knobs.full_units * knobs.block_tokens
+            raise InputError(_too_long(asked, i, f"KV memory, which holds {tokens} tokens in all"))
+
+
+def simulate(
+    workload: Workload,
+    deployment: Deployment,
+    plan: SkipPlan,
+    config: SchedulerConfig | None = None,
+    *,
+    times: KernelTimes | None = None,
+    seed: int = 0,
+) -> Result:
+    """The result of one run with everything else at its default: the notebook's one-liner."""
+    return Simulation(workload, deployment, plan, config or SchedulerConfig(), times=times, seed=seed).run()
+
+
+class Log:
+    """The iterations and odd gaps of a run, drained from the replica's fixed buffers."""
+
+    def __init__(self, replica: Replica, progress: Progress | None) -> None:
+        self._replica = replica
+        self._progress = progress
+        self.rows: list[Ints] = []
+        self.gaps: list[Ints] = []
+
+    def drain(self) -> None:
+        """Copy what the buffers hold and empty them."""
+        clock = self._replica.clock
+        self.rows.append(self._replica.log[: clock[LOGGED]].copy())
+        self.gaps.append(self._replica.gaps[: clock[GAPS]].copy())
+        clock[LOGGED] = clock[GAPS] = 0
+        if self._progress:
+            self._progress(int(self._replica.state.counts[N_DONE]), self._replica.asked.arrival_ns.size)
+
+
+def _asked(work: Workload, *, caching: bool) -> Asked:
+    arrival_ns = work.arrival_ns.copy()
+    if work.concurrency:
+        arrival_ns[work.concurrency :] = FAR
+    if caching:
+        return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens, work.hash_ids, work.hash_offsets)
+    return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens)
+
+
+def _compiled(env: simpy.Environment, replica: Replica, log: Log) -> Generator[simpy.Event, None, None]:
+    """Advance to the end in as few events as the log's buffer allows."""
+    advance = compiled_advance()
+    while True:
+        why = advance(replica, FAR)
+        if replica.clock[NOW] > env.now:
+            yield env.timeout(int(replica.clock[NOW]) - env.now)
+        if why == STUCK:
+            raise CapacityError("the scheduler made no progress: a waiting request fits nowhere")
+        if why != FULL:
+            return
+        log.drain()
+
+
+def _stepwise(env: simpy.Environment, replica: Replica, log: Log) -> Generator[simpy.Event, None, None]:
+    """The oracle: one event per iteration, interpreted."""
+    clock, arrival_ns = replica.clock, replica.asked.arrival_ns
+    while True:
+        clock[NOW] = env.now
+        admit_arrivals(replica)
+        if begin_step(replica):
+            yield env.timeout(int(clock[STEP_END]) - env.now)
+            finish_step(replica)
+            log.drain()
+        elif clock[NEXT] < arrival_ns.size:
+            yield env.timeout(int(arrival_ns[clock[NEXT]]) - env.now)
+        else:
+            return
+
+
+def _too_long(asked: Asked, i: int, limit: str) -> str:
+    return (
+        f"request {i} ({asked.prompt_tokens[i]} prompt + {asked.output_tokens[i]} output tokens) exceeds {limit};"
+        " choose a model or GPU that holds it, or refuse such requests (--oversized refuse) and have them counted"
+    )
+
+
+def with_strategy(simulation: Simulation, plan: SkipPlan) -> Simulation:
+    """The same run under another plan."""
+    return replace(simulation, plan=plan)
