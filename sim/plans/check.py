@@ -1,8 +1,8 @@
 """The papers' arithmetic, recomputed from plans and compared with the figures it should give.
 
-Expected values are literals from section 5 of the notes on the three methods (and section 3.1, and section 2.3 of the
-notes on engines, where said); computed values come from plans through the counts of `closed_forms`, so a
-row fails when a strategy, a count or a model's shape is wrong. The tolerance is half of the last digit stated.
+Expected values are literals, worked out by hand from the papers' formulas before this code was written; `source` names
+the derivation. Computed values come from plans through the counts of `closed_forms`, so a row fails when a strategy, a
+count or a model's shape is wrong. The tolerance is half of the last digit stated.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class CheckRow:
     expected: float
     computed: float
     tolerance: float
-    source: str
+    source: str = "techniques 5"
 
     @property
     def ok(self) -> bool:
@@ -67,7 +67,7 @@ def _shapes() -> Iterator[CheckRow]:
         layers = prefill_weight_bytes(plan, m, samples=False, weight_bytes=1e-9)
         computed = [*millions, layers, m.p_ffn / m.p_layer, resident_kv_bytes(plan, m, 1, 0)]
         for column, unit, want, have, tolerance in zip(columns, units, expected, computed, tolerances):
-            yield CheckRow(f"{column} [{unit}]" if unit else column, name, want, have, tolerance, "5")
+            yield CheckRow(f"{column} [{unit}]" if unit else column, name, want, have, tolerance)
 
 
 def _skip_decode() -> Iterator[CheckRow]:
@@ -79,7 +79,7 @@ def _skip_decode() -> Iterator[CheckRow]:
         for speedup, want in zip((2, 3, 4, 5), expected):
             plan = skip_decode(m, speedup=speedup, schedule_tokens=tokens)
             ceiling = full * tokens / sum(decode_weight_bytes(plan, m, t) for t in range(tokens))
-            yield CheckRow("SkipDecode ceiling", f"{name}, {speedup}x fewer layers", want, ceiling, 0.005, "5")
+            yield CheckRow("SkipDecode ceiling", f"{name}, {speedup}x fewer layers", want, ceiling, 0.005)
 
 
 def _ffn_ceilings() -> Iterator[CheckRow]:
@@ -89,7 +89,7 @@ def _ffn_ceilings() -> Iterator[CheckRow]:
         for share, want in zip((0.25, 0.30), expected):
             plan = ffn_skip(m, share=share)
             ceiling = decode_weight_bytes(dense(m), m, 10_000) / decode_weight_bytes(plan, m, 10_000)
-            yield CheckRow("FFN skipping batch-1 ceiling", f"{name}, {share:.0%} of FFNs", want, ceiling, 0.0005, "5")
+            yield CheckRow("FFN skipping batch-1 ceiling", f"{name}, {share:.0%} of FFNs", want, ceiling, 0.0005)
 
 
 def _ffn_batches() -> Iterator[CheckRow]:
@@ -133,9 +133,9 @@ def _swift_kv() -> Iterator[CheckRow]:
             decode = [sum(decode_flops(p, m, t, s + t + 1) for t in range(255)) for p in (full, plan)]
             ratio = (prompt[0] + decode[0]) / (prompt[1] + decode[1])
             setting = f"{name}, S = {s}"
-            yield CheckRow("dense GFLOP per prompt token", setting, want_full, prompt[0] / s / 1e9, digits, "5")
-            yield CheckRow("SwiftKV GFLOP per prompt token", setting, want_swift, prompt[1] / s / 1e9, digits, "5")
-            yield CheckRow("SwiftKV FLOP ratio, 256 outputs", setting, want_ratio, ratio, 0.005, "5")
+            yield CheckRow("dense GFLOP per prompt token", setting, want_full, prompt[0] / s / 1e9, digits)
+            yield CheckRow("SwiftKV GFLOP per prompt token", setting, want_swift, prompt[1] / s / 1e9, digits)
+            yield CheckRow("SwiftKV FLOP ratio, 256 outputs", setting, want_ratio, ratio, 0.005)
 
 
 def _swift_kv_long() -> Iterator[CheckRow]:
@@ -145,12 +145,12 @@ def _swift_kv_long() -> Iterator[CheckRow]:
         name = f"llama-3.1-{size}"
         m = model_named(name)
         chunks = [prefill_weight_bytes(p, m, samples=False) for p in (dense(m), swift_kv(m, group=group))]
-        yield CheckRow("SwiftKV prefill ceiling", f"{name}, {group}-way", want, chunks[0] / chunks[1], 0.005, "5")
+        yield CheckRow("SwiftKV prefill ceiling", f"{name}, {group}-way", want, chunks[0] / chunks[1], 0.005)
     m, s = model_named("llama-3.1-70b"), 120 * 1024
     for skipped, keep, want in ((0, 80, 302.2), (25, 60, 228.3), (50, 40, 154.5)):
         flops = prefill_flops(swift_kv(m, keep=keep), m, s) / s + _vocabulary_flops(m)
         setting = f"{m.name}, S = {s}, {skipped} % of layers"
-        yield CheckRow("GFLOP per prefill token, 2 vocabularies", setting, want, flops / 1e9, 0.05, "5")
+        yield CheckRow("GFLOP per prefill token, 2 vocabularies", setting, want, flops / 1e9, 0.05)
 
 
 def _vocabulary_flops(model: ModelShape) -> float:
@@ -164,4 +164,4 @@ def _across_kv() -> Iterator[CheckRow]:
     for group, want in ((2, 25.0), (4, 37.5), (8, 43.75), (16, 46.875)):
         cut = 1 - resident_kv_bytes(swift_kv(m, group=group), m, 1000, 100) / full
         setting = f"{m.name}, l = L/2, {group}-way"
-        yield CheckRow("AcrossKV cut of the KV cache [%]", setting, want, 100 * cut, 0.0, "3.1")
+        yield CheckRow("AcrossKV cut of the KV cache [%]", setting, want, 100 * cut, 0.0, "techniques 3.1")

@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from sim.plans.model import ModelShape
 from sim.plans.plan import ATTN, FFN, KV, Flags, SkipPlan
 
-# --- counted from the table
-
 
 def _row(plan: SkipPlan, t: int) -> Flags:
     return plan.decode[min(t, plan.decode.shape[0] - 1)]
@@ -95,9 +93,6 @@ def resident_kv_bytes(
     """
     caches = int(plan.live_caches[min(generated, plan.live_caches.size - 1)])
     return caches * (prompt_tokens + generated) * model.kv_bytes_per_token_layer(kv_bytes)
-
-
-# --- in closed form, per strategy
 
 
 def dense_prefill(model: ModelShape, s: int) -> float:

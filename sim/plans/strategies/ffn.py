@@ -46,18 +46,28 @@ class _Room:
     cold_layers: int
 
     @property
+    def first(self) -> int:
+        """First layer whose FFN may be left out; the one before it is the first to be tested."""
+        return max(1, self.cold_layers)
+
+    @property
     def end(self) -> int:
+        """One past the last layer whose FFN may be left out; at most `first` when the cold layers meet."""
         return self.similarity.size - self.cold_layers
+
+    @property
+    def tested(self) -> NDArray[np.float64]:
+        """Similarities that are compared with the threshold, of layers first - 1 .. end - 2."""
+        return self.similarity[self.first - 1 :][: max(0, self.end - self.first)]
 
     def start(self, threshold: float) -> int:
         """First layer whose FFN is left out: the one after the first tested layer above the threshold."""
-        first = max(1, self.cold_layers)
-        above = np.flatnonzero(self.similarity[first - 1 : self.end - 1] > threshold)
-        return first + int(above[0]) if above.size else self.end
+        above = np.flatnonzero(self.tested > threshold)
+        return self.first + int(above[0]) if above.size else self.end
 
     def threshold_for(self, run: float) -> float:
         """The published threshold if it leaves room for `run` skips, else the highest that does."""
-        tested = self.similarity[max(1, self.cold_layers) - 1 : self.end - 1]
+        tested = self.tested
         before = np.maximum.accumulate(np.concatenate([[-1.0], tested[:-1]]))
         halfway = (np.maximum(before, tested - 0.01) + tested)[tested > before] / 2
         candidates = [PUBLISHED_THRESHOLD, *halfway.round(6).tolist()]
@@ -96,7 +106,7 @@ def ffn_skip(
     Raises PlanError, with the largest share within reach.
     """
     me, at_most = "ffn_skip", model.max_context
-    room = _Room(similarity_profile(model.layers), whole(me, "cold_layers", cold_layers, 0, model.layers))
+    room = _Room(similarity_profile(model.layers), whole(me, "cold_layers", cold_layers, 0, at_most))
     rate = 1 - 1 / whole(me, "cadence", cadence, 1, at_most)
     warmup = whole(me, "warmup_tokens", warmup_tokens, 0, at_most)
     run, used = _run_and_threshold(model, room, rate, share, run_length, threshold)
@@ -134,7 +144,7 @@ def _run_and_threshold(
     share = real(me, "share", 0.25 if share is None else share, 0.0, 1.0)
     if threshold is not None and threshold > 1:
         return 0.0, float(threshold)
-    start = max(1, room.cold_layers) if threshold is None else room.start(threshold)
+    start = room.first if threshold is None else room.start(threshold)
     most = max(0, room.end - start) * rate / model.layers
     if share > most:
         where = "at any threshold" if threshold is None else f"at threshold={threshold}"
