@@ -115,6 +115,7 @@ def lower(plan: SkipPlan, on: Deployment, times: KernelTimes, config: SchedulerC
         gate_warmup=plan.gate.warmup_tokens if plan.gate else NEVER,
         compact_rows=COMPACT_ROWS,
         draft_tokens=plan.draft.tokens if plan.draft else 0,
+        acceptance=plan.draft.acceptance if plan.draft else 0.0,
         kernels_attn=5 + (on.tp > 1),  # norm, QKV, rotary + KV write, attention, output
         kernels_kv=2,  # projection, bulk write
         kernels_ffn=4 + (on.tp > 1),  # norm, gate and up, activation, down
@@ -144,10 +145,17 @@ def _rows_tables(on: Deployment, times: KernelTimes, most: int) -> tuple[Ints, B
         QO: [times.gemm(r, q, d, w), times.gemm(r, d, q, w)],
         FFN_GEMMS: [times.gemm(r, up, d, w), times.gemm(r, d, f, w)],
         # bytes per row: residual and hidden in and out; q and k in and out, v in, K and V into pages
-        ATTN_POINTWISE: [times.elementwise(r * 8.0 * d), times.elementwise(r * (4.0 * (q + kv) + 2 * kv + 2 * kv * BYTES[on.kv]))],
+        ATTN_POINTWISE: [
+            times.elementwise(r * 8.0 * d),
+            times.elementwise(r * (4.0 * (q + kv) + 2 * kv + 2 * kv * BYTES[on.kv])),
+        ],
         FFN_POINTWISE: [times.elementwise(r * 8.0 * d), times.elementwise(r * 2.0 * (up + f))],
         REDUCE: [times.all_reduce(r * 2.0 * d, tp)],
-        HEAD: [times.elementwise(r * 8.0 * d), times.gemm(r, m.vocab // tp, d, "bf16"), times.elementwise(r * 4.0 * m.vocab)],
+        HEAD: [
+            times.elementwise(r * 8.0 * d),
+            times.gemm(r, m.vocab // tp, d, "bf16"),
+            times.elementwise(r * 4.0 * m.vocab),
+        ],
         EMBED: [times.elementwise(r * 4.0 * d)],
     }
     ns = np.zeros((KINDS, most + 1), dtype=np.int64)

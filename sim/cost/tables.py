@@ -106,6 +106,7 @@ class Tables(NamedTuple):
     gate_warmup: int  # generated tokens before the gate opens
     compact_rows: int  # FFN rows from which skipping rows leave the GEMM (row compaction pays)
     draft_tokens: int
+    acceptance: float  # probability that a draft token is accepted
     kernels_attn: int  # launched per layer that attends
     kernels_kv: int
     kernels_ffn: int

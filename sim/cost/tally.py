@@ -30,7 +30,7 @@ def tally(asked: Asked, state: State, tables: Tables, scratch: Scratch) -> None:
     scratch.class_single[:] = 0
     scratch.class_context[:] = 0
     scratch.class_chunk[:] = 0.0
-    rows = state.count[N_ROWS]
+    rows = state.counts[N_ROWS]
     scratch.rows[SEQUENCES] = rows
     for row in range(rows):
         request = state.row_request[row]

@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 # status of a request
 FUTURE, WAITING, RUNNING, DONE, REFUSED, ABORTED = range(6)
 
-# scalars that change, by position in State.count
+# scalars that change, by position in State.counts
 N_RUNNING = 0
 N_FRONT = 1  # preempted requests that go before everyone who waits
 HEAD = 2  # the queue's first entry
@@ -68,7 +68,7 @@ class State(NamedTuple):
     row_request: Ints  # [max_num_seqs] the iteration being built
     row_start: Ints  # [max_num_seqs] position of its first token
     row_tokens: Ints  # [max_num_seqs]
-    count: Ints  # [N_COUNTS]
+    counts: Ints  # [N_COUNTS]
 
 
 def asked_of(
@@ -97,9 +97,9 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
     def column(size: int, value: int = 0) -> Ints:
         return np.full(size, value, dtype=np.int64)
 
-    count = column(N_COUNTS)
-    count[FREE] = total_units
-    count[LRU_FIRST] = count[LRU_LAST] = NOBODY
+    counts = column(N_COUNTS)
+    counts[FREE] = total_units
+    counts[LRU_FIRST] = counts[LRU_LAST] = NOBODY
     return State(
         status=np.full(n, FUTURE, dtype=np.int8),
         computed=column(n),
@@ -124,5 +124,5 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
         row_request=column(max_num_seqs),
         row_start=column(max_num_seqs),
         row_tokens=column(max_num_seqs),
-        count=count,
+        counts=counts,
     )

@@ -15,8 +15,8 @@ class SchedulerConfig:
     """How requests become iterations.
 
     `chunked`: one token budget per step for prompts and decodes alike, decodes first (vLLM V1, Sarathi-Serve).
-    `prefill_first`: a step holds whole prompts or decodes, prompts win (vLLM V0, after Orca's iteration-level scheduling).
-    `static`: batches of equal age; the next batch starts when the last request of this one is done (the papers' setting).
+    `prefill_first`: a step holds whole prompts or decodes, prompts win (vLLM V0, after Orca's iteration-level batches).
+    `static`: batches of equal age; the next one starts when the last request of this one is done (the papers' setting).
     """
 
     policy: Policy = "chunked"

@@ -57,18 +57,18 @@ def reserve(state: State, knobs: Knobs, request: int, tokens: int) -> bool:
     if need == 0:
         return True
     units = need * state.units[request]
-    if units > state.count[FREE] + state.count[EVICTABLE] * knobs.hash_units:
+    if units > state.counts[FREE] + state.counts[EVICTABLE] * knobs.hash_units:
         return False
-    while state.count[FREE] < units:
+    while state.counts[FREE] < units:
         evict_oldest(state, knobs)
-    state.count[FREE] -= units
+    state.counts[FREE] -= units
     state.blocks[request] += need
     return True
 
 
 def release(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
     """Give back all that a request holds; its prefix entries stay resident until somebody needs the room."""
-    state.count[FREE] += state.blocks[request] * state.units[request]
+    state.counts[FREE] += state.blocks[request] * state.units[request]
     state.blocks[request] = 0
     first = asked.hash_offsets[request]
     for i in range(first + state.hashed[request] - 1, first - 1, -1):  # deepest first: it is evicted first
@@ -87,7 +87,7 @@ def shrink(state: State, request: int, units: int) -> None:
     """Free the caches that the request's later tokens will never read."""
     freed = state.units[request] - units
     if freed > 0:
-        state.count[FREE] += state.blocks[request] * freed
+        state.counts[FREE] += state.blocks[request] * freed
         state.units[request] = units
 
 
@@ -143,41 +143,41 @@ def register(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
             state.held[i] = 1
             state.shared[request] += 1
             state.blocks[request] -= knobs.hash_tokens // knobs.block_tokens
-            state.count[N_RESIDENT] += 1
+            state.counts[N_RESIDENT] += 1
     state.hashed[request] = max(state.hashed[request], complete)
 
 
 def lru_append(state: State, entry: int) -> None:
     """The entry becomes the most recently used of those nobody holds."""
-    last = state.count[LRU_LAST]
+    last = state.counts[LRU_LAST]
     state.lru_prev[entry] = last
     state.lru_next[entry] = NOBODY
     if last == NOBODY:
-        state.count[LRU_FIRST] = entry
+        state.counts[LRU_FIRST] = entry
     else:
         state.lru_next[last] = entry
-    state.count[LRU_LAST] = entry
-    state.count[EVICTABLE] += 1
+    state.counts[LRU_LAST] = entry
+    state.counts[EVICTABLE] += 1
 
 
 def lru_remove(state: State, entry: int) -> None:
     """The entry is held again, or leaves memory."""
     before, after = state.lru_prev[entry], state.lru_next[entry]
     if before == NOBODY:
-        state.count[LRU_FIRST] = after
+        state.counts[LRU_FIRST] = after
     else:
         state.lru_next[before] = after
     if after == NOBODY:
-        state.count[LRU_LAST] = before
+        state.counts[LRU_LAST] = before
     else:
         state.lru_prev[after] = before
-    state.count[EVICTABLE] -= 1
+    state.counts[EVICTABLE] -= 1
 
 
 def evict_oldest(state: State, knobs: Knobs) -> None:
     """Drop the prefix entry that nobody has used for longest."""
-    entry = state.count[LRU_FIRST]
+    entry = state.counts[LRU_FIRST]
     lru_remove(state, entry)
     state.resident[entry] = 0
-    state.count[N_RESIDENT] -= 1
-    state.count[FREE] += knobs.hash_units
+    state.counts[N_RESIDENT] -= 1
+    state.counts[FREE] += knobs.hash_units

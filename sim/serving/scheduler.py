@@ -49,38 +49,38 @@ def arrive(asked: Asked, state: State, knobs: Knobs, request: int) -> bool:
         state.status[request] = REFUSED
         return False
     state.status[request] = WAITING
-    state.queue[state.count[TAIL]] = request
-    state.count[TAIL] += 1
+    state.queue[state.counts[TAIL]] = request
+    state.counts[TAIL] += 1
     return True
 
 
 def schedule(asked: Asked, state: State, knobs: Knobs) -> int:
     """Rows of the next iteration; 0 when there is nothing to run. Row columns hold request, first position, tokens."""
-    state.count[N_ROWS] = 0
+    state.counts[N_ROWS] = 0
     if knobs.policy == STATIC:
         return schedule_static(asked, state, knobs)
     if knobs.policy == PREFILL_FIRST:
         budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_PREFILL)
         admit(asked, state, knobs, budget)
-        if state.count[N_ROWS] == 0:
+        if state.counts[N_ROWS] == 0:
             continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_DECODE)
-        return state.count[N_ROWS]
-    before = state.count[N_PREEMPTED]
+        return state.counts[N_ROWS]
+    before = state.counts[N_PREEMPTED]
     budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ANY)
-    if state.count[N_PREEMPTED] == before:
+    if state.counts[N_PREEMPTED] == before:
         admit(asked, state, knobs, budget)
-    return state.count[N_ROWS]
+    return state.counts[N_ROWS]
 
 
 def schedule_static(asked: Asked, state: State, knobs: Knobs) -> int:
     """Rows of the next iteration of a batch of equal age: all prompts first, then all decodes in step."""
-    forming = state.count[N_RUNNING] == 0
+    forming = state.counts[N_RUNNING] == 0
     budget = continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_PREFILL)
     if forming:
         admit(asked, state, knobs, budget)
-    if state.count[N_ROWS] == 0:
+    if state.counts[N_ROWS] == 0:
         continue_running(asked, state, knobs, knobs.max_num_batched_tokens, ONLY_DECODE)
-    return state.count[N_ROWS]
+    return state.counts[N_ROWS]
 
 
 def tokens_wanted(asked: Asked, state: State, knobs: Knobs, request: int) -> int:
@@ -101,11 +101,11 @@ def is_prefill(asked: Asked, state: State, request: int) -> bool:
 
 def add_row(state: State, request: int, tokens: int) -> None:
     """Append a row to the iteration."""
-    row = state.count[N_ROWS]
+    row = state.counts[N_ROWS]
     state.row_request[row] = request
     state.row_start[row] = state.computed[request]
     state.row_tokens[row] = tokens
-    state.count[N_ROWS] = row + 1
+    state.counts[N_ROWS] = row + 1
 
 
 def continue_running(asked: Asked, state: State, knobs: Knobs, budget: int, which: int) -> int:
@@ -114,7 +114,7 @@ def continue_running(asked: Asked, state: State, knobs: Knobs, budget: int, whic
     Who finds no memory preempts the youngest, itself at last.
     """
     i = 0
-    while i < state.count[N_RUNNING] and budget > 0:
+    while i < state.counts[N_RUNNING] and budget > 0:
         request = state.running[i]
         if which != ANY and is_prefill(asked, state, request) != (which == ONLY_PREFILL):
             i += 1
@@ -131,9 +131,9 @@ def continue_running(asked: Asked, state: State, knobs: Knobs, budget: int, whic
 
 
 def reserve_or_preempt(asked: Asked, state: State, knobs: Knobs, request: int, tokens: int) -> bool:
-    """Whether the request got its blocks; younger requests are preempted for it, and it is itself if it is the youngest."""
+    """Whether the request got its blocks; younger ones are preempted for it, and at last it is itself."""
     while not reserve(state, knobs, request, tokens):
-        victim = state.running[state.count[N_RUNNING] - 1]
+        victim = state.running[state.counts[N_RUNNING] - 1]
         preempt(asked, state, knobs, victim)
         if victim == request:
             return False
@@ -145,34 +145,34 @@ def preempt(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
 
     It has no row yet: rows are filled oldest first.
     """
-    state.count[N_RUNNING] -= 1
+    state.counts[N_RUNNING] -= 1
     release(asked, state, knobs, request)
     state.computed[request] = 0
     state.status[request] = WAITING
     state.preempted[request] += 1
-    state.front[state.count[N_FRONT]] = request
-    state.count[N_FRONT] += 1
-    state.count[N_PREEMPTED] += 1
+    state.front[state.counts[N_FRONT]] = request
+    state.counts[N_FRONT] += 1
+    state.counts[N_PREEMPTED] += 1
 
 
 def next_waiting(state: State) -> int:
     """The request that is admitted next, or NOBODY; aborted ones are passed over."""
-    while state.count[N_FRONT] > 0:
-        request = state.front[state.count[N_FRONT] - 1]
+    while state.counts[N_FRONT] > 0:
+        request = state.front[state.counts[N_FRONT] - 1]
         if state.status[request] != ABORTED:
             return request
-        state.count[N_FRONT] -= 1
-    while state.count[HEAD] < state.count[TAIL]:
-        request = state.queue[state.count[HEAD]]
+        state.counts[N_FRONT] -= 1
+    while state.counts[HEAD] < state.counts[TAIL]:
+        request = state.queue[state.counts[HEAD]]
         if state.status[request] != ABORTED:
             return request
-        state.count[HEAD] += 1
+        state.counts[HEAD] += 1
     return NOBODY
 
 
 def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
     """Tokens left of the budget after waiting requests were admitted in order, as far as rows, tokens and memory go."""
-    while state.count[N_RUNNING] < knobs.max_num_seqs and (budget > 0 or knobs.policy == STATIC):
+    while state.counts[N_RUNNING] < knobs.max_num_seqs and (budget > 0 or knobs.policy == STATIC):
         request = next_waiting(state)
         if request == NOBODY:
             break
@@ -181,7 +181,7 @@ def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
         wanted = asked.prompt_tokens[request] + state.generated[request] - start
         if knobs.long_prefill > 0:
             wanted = min(wanted, knobs.long_prefill)
-        if knobs.policy == PREFILL_FIRST and wanted > budget and state.count[N_ROWS] > 0:
+        if knobs.policy == PREFILL_FIRST and wanted > budget and state.counts[N_ROWS] > 0:
             break  # whole prompts only; one longer than the budget runs alone, in pieces
         tokens = min(wanted, budget)
         room = start + (wanted if knobs.policy == STATIC else tokens)  # a static batch admits once: room for the prompt
@@ -197,28 +197,28 @@ def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
 
 def has_room(asked: Asked, state: State, knobs: Knobs, request: int, hits: int, tokens: int) -> bool:
     """Whether blocks for so many tokens can be had beside the prefix entries that the request will hold."""
-    available = state.count[FREE] + state.count[EVICTABLE] * knobs.hash_units
+    available = state.counts[FREE] + state.counts[EVICTABLE] * knobs.hash_units
     need = private_need(state, knobs, request, tokens) * knobs.full_units
     if hits > 0:
         need -= hits * knobs.hash_units
         need += unheld_hits(asked, state, request, hits) * knobs.hash_units
-    spare = knobs.watermark_units if state.count[N_RUNNING] > 0 else 0
+    spare = knobs.watermark_units if state.counts[N_RUNNING] > 0 else 0
     return need + spare <= available
 
 
 def begin(asked: Asked, state: State, knobs: Knobs, request: int, hits: int) -> None:
     """Move the request from the head of those who wait to the end of those who run."""
-    if state.count[N_FRONT] > 0:
-        state.count[N_FRONT] -= 1
+    if state.counts[N_FRONT] > 0:
+        state.counts[N_FRONT] -= 1
     else:
-        state.count[HEAD] += 1
+        state.counts[HEAD] += 1
     take_hits(asked, state, request, hits)
     state.computed[request] = hits * knobs.hash_tokens
     if state.preempted[request] == 0:
         state.cached[request] = state.computed[request]
     state.status[request] = RUNNING
-    state.running[state.count[N_RUNNING]] = request
-    state.count[N_RUNNING] += 1
+    state.running[state.counts[N_RUNNING]] = request
+    state.counts[N_RUNNING] += 1
 
 
 def samples(asked: Asked, state: State, row: int) -> bool:
@@ -237,7 +237,7 @@ def complete(
     ignore it. Times go to the first-scheduled, first-token and last-token columns.
     """
     finished = 0
-    for row in range(state.count[N_ROWS]):
+    for row in range(state.counts[N_ROWS]):
         request = state.row_request[row]
         if state.scheduled_ns[request] == NOBODY:
             state.scheduled_ns[request] = start_ns
@@ -256,7 +256,7 @@ def complete(
         if state.generated[request] >= asked.output_tokens[request]:
             release(asked, state, knobs, request)
             state.status[request] = DONE
-            state.count[N_DONE] += 1
+            state.counts[N_DONE] += 1
             finished += 1
         else:
             fed = state.computed[request] - asked.prompt_tokens[request]
@@ -269,12 +269,12 @@ def complete(
 def drop_finished(state: State) -> None:
     """Close the gaps that finished requests left among the running ones; order is kept."""
     keep = 0
-    for i in range(state.count[N_RUNNING]):
+    for i in range(state.counts[N_RUNNING]):
         request = state.running[i]
         if state.status[request] == RUNNING:
             state.running[keep] = request
             keep += 1
-    state.count[N_RUNNING] = keep
+    state.counts[N_RUNNING] = keep
 
 
 def abort(asked: Asked, state: State, knobs: Knobs, request: int) -> bool:
