@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import DTYPE_BYTES, Dtype, Floats, Times, columns
+from sim.cost.arrays import DTYPE_BYTES, Bools, Dtype, Floats, Times, columns
 from sim.cost.hardware import Gpu
 from sim.errors import InputError
 
@@ -46,7 +46,7 @@ class Efficiencies:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Kernel times of one GPU from its datasheet. Never `inside`: nothing here was measured."""
+    """Kernel times of one GPU from its datasheet. Never `inside` (but for no work): nothing was measured."""
 
     gpu: Gpu
     efficiencies: Efficiencies = field(default_factory=Efficiencies)
@@ -70,7 +70,7 @@ class Roofline:
         e = self.efficiencies
         memory = moved / (e.gemm_bandwidth * self.gpu.bandwidth_bytes_per_s)
         compute = 2.0 * rows * n * k / (e.gemm_flops * self.gpu.flops(dtype))
-        return _outside(e.gemm_floor_ns + 1e9 * np.hypot(memory, compute))
+        return _outside(rows > 0, e.gemm_floor_ns + 1e9 * np.hypot(memory, compute))
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
@@ -83,7 +83,7 @@ class Roofline:
         e = self.efficiencies
         memory = moved / (e.kv_bandwidth * self.gpu.bandwidth_bytes_per_s)
         compute = 4.0 * heads * head_dim * pairs / (e.attention_flops * self.gpu.flops_bf16)
-        return _outside(e.attention_floor_ns + 1e9 * np.hypot(memory, compute))
+        return _outside(queries > 0, e.attention_floor_ns + 1e9 * np.hypot(memory, compute))
 
     def decode_attention(
         self, rows: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
@@ -94,14 +94,14 @@ class Roofline:
         moved = kv_token * cached * queries + 4 * heads * head_dim * queries
         e = self.efficiencies
         rate = e.kv_bandwidth * self.gpu.bandwidth_bytes_per_s
-        return _outside(e.attention_floor_ns + 1e9 * moved / rate)
+        return _outside(queries > 0, e.attention_floor_ns + 1e9 * moved / rate)
 
     def elementwise(self, bytes_moved: ArrayLike) -> Times:
         """One pass over memory: a floor plus bytes at the bandwidth."""
         (moved,) = columns(bytes_moved)
         e = self.efficiencies
         rate = e.elementwise * self.gpu.bandwidth_bytes_per_s
-        return _outside(e.elementwise_floor_ns + 1e9 * moved / rate)
+        return _outside(moved > 0, e.elementwise_floor_ns + 1e9 * moved / rate)
 
     def all_reduce(self, message_bytes: ArrayLike, tp: int) -> Times:
         """Ring all-reduce: 2(tp-1)/tp of the message over each link (Patarasuk and Yuan, 2009), log2(tp) hops."""
@@ -109,11 +109,12 @@ class Roofline:
         if tp < 1:
             raise InputError(f"tp = {tp}: tensor parallelism is at least 1")
         if tp == 1:
-            return _outside(np.zeros_like(message))
+            return _outside(message < 0, message)
         e = self.efficiencies
         wire = 2.0 * (tp - 1) / tp * message / (e.link * self.gpu.nvlink_bytes_per_s)
-        return _outside(e.link_step_ns * (1.0 + np.log2(tp)) + 1e9 * wire)
+        return _outside(message > 0, e.link_step_ns * (1.0 + np.log2(tp)) + 1e9 * wire)
 
 
-def _outside(ns: Floats) -> Times:
-    return ns, np.zeros(ns.shape, dtype=bool)
+def _outside(some: Bools, ns: Floats) -> Times:
+    """Work of size zero is not launched and costs nothing; the rest was never measured."""
+    return np.where(some, ns, 0.0), ~some

@@ -1,6 +1,7 @@
 """Kernel times: the one question every source of prices answers, and the choice between sources.
 
-Times are device time in nanoseconds, kernels queued back to back (CUDA graph): launch gaps and host work are
+Times are device time in nanoseconds of kernels replayed in a CUDA graph, the gap to the next one (about 1 us)
+included; host work and launches outside a graph are
 priced elsewhere. Each answer carries a mask `inside`: whether the point lies in the domain that was measured.
 """
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from sim.cost.arrays import Dtype, Times
 from sim.cost.hardware import gpu_named
+from sim.cost.measured import Measured, coefficients_path
 from sim.cost.roofline import Roofline
 from sim.errors import UncalibratedOp, UnknownName
 
@@ -63,6 +65,9 @@ def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
     if source not in ("auto", "measured", "roofline"):
         raise UnknownName("source of kernel times", source, ("auto", "measured", "roofline"))
     found = gpu_named(gpu)
-    if source == "measured":
+    path = coefficients_path(found.name)
+    if source == "roofline" or (source == "auto" and path is None):
+        return Roofline(found)
+    if path is None:
         raise UncalibratedOp(f"no measured kernel times for {found.name}: use source='roofline' or 'auto'")
-    return Roofline(found)
+    return Measured.read(path, gpu=found)

@@ -1,0 +1,184 @@
+"""`sim/cost/coefficients/<gpu>.json` from public kernel tables: the fits of every op, with provenance and residuals.
+
+Run as `python -m calibration fit-kernels --gpu h200 --version 0.24.0 --data ../shared/data/kernels`.
+"""
+
+import argparse
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from calibration.fit_attention import fit_decode, fit_prefill
+from calibration.fit_gemm import fit_gemm
+from calibration.fit_links import fit_all_reduce, fit_elementwise
+from calibration.importers import aiconfigurator
+from sim.cost.hardware import gpu_named
+from sim.cost.measured import FOLDER, FORMAT
+from sim.errors import UnknownName
+
+HEAD_DIMS = (64, 128)
+KV_BYTES = {"bf16": 2, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Silicon:
+    """What a fit must know of a GPU: SMs, L2 bytes, FlashAttention's version, the engine's, and where additions are."""
+
+    sms: int
+    l2_bytes: float
+    flash: int
+    version: str
+    additions: str
+    additions_gpu: str
+
+
+SILICON = {
+    "h200": Silicon(132, 50e6, 3, "0.24.0", "compute/h100/meta-llama/Llama-2-7b-hf/mlp.csv", "h100"),
+    "h100": Silicon(132, 50e6, 3, "0.24.0", "compute/h100/meta-llama/Llama-2-7b-hf/mlp.csv", "h100"),
+    "a100": Silicon(108, 40e6, 2, "0.14.0", "compute/a100/meta-llama/Meta-Llama-3-8B/mlp.csv", "a100"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 after writing the coefficients; raises InputError for data that cannot be used."""
+    options = _options(argv)
+    if options.gpu not in SILICON:
+        raise UnknownName("GPU with kernel tables", options.gpu, SILICON)
+    facts = fit_kernels(options.gpu, options.data, version=options.version, date=options.date)
+    out = options.out or FOLDER / f"{options.gpu}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(to_text(facts), encoding="utf-8")
+    return 0
+
+
+def fit_kernels(gpu: str, data: Path, *, version: str | None = None, date: str) -> dict[str, Any]:
+    """The coefficients of one GPU: provenance, and `ops` with a table for each op and dtype."""
+    silicon = SILICON[gpu]
+    version = version or silicon.version
+    files = aiconfigurator.where(data / "aiconfigurator", gpu, version)
+    pointwise = _pointwise(gpu, silicon, data)
+    writes = version.startswith("0.14")
+    prefill = aiconfigurator.read_attention(files["prefill"])
+    decode = aiconfigurator.read_attention(files["decode"])
+    if writes:
+        prefill, decode = (_without_kv_write(rows, pointwise) for rows in (prefill, decode))
+    gemms = aiconfigurator.read_gemm(files["gemm"])
+    return {
+        "format": FORMAT,
+        "gpu": gpu,
+        "device": gemms["device"][0],
+        "engine": f"vLLM {version}",
+        "source": "ai-dynamo/aiconfigurator@095f58a5 (kernels), microsoft/vidur@7d475133 (additions)",
+        "licence": "Apache-2.0 (aiconfigurator), MIT (vidur)",
+        "fitted": date,
+        "command": f"python -m calibration fit-kernels --gpu {gpu} --version {version}",
+        "notes": _notes(gpu, writes=writes),
+        "ops": {
+            "gemm": _gemms(gemms, silicon),
+            "prefill_attention": _prefills(prefill, silicon),
+            "decode_attention": _decodes(decode, silicon),
+            "all_reduce": fit_all_reduce(aiconfigurator.read_all_reduce(files["reduce"])),
+            "elementwise": pointwise,
+        },
+    }
+
+
+def to_text(facts: dict[str, Any]) -> str:
+    """JSON with one line for each list of numbers: readable, and small in a diff."""
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    out: list[str] = []
+    depth = 0
+    for line in text.splitlines():
+        stripped = line.strip()
+        if depth == 0 and stripped.endswith("["):
+            depth = 1
+            out.append(line)
+        elif depth > 0 and not stripped.endswith("{") and "}" not in stripped and '"' not in stripped:
+            out[-1] += stripped + (" " if stripped.endswith(",") else "")
+            depth += stripped.count("[") - stripped.count("]")
+        else:
+            depth = 0
+            out.append(line)
+    return "\n".join(line.rstrip() for line in out) + "\n"
+
+
+def _gemms(rows: pl.DataFrame, silicon: Silicon) -> dict[str, Any]:
+    found = {}
+    for dtype in KV_BYTES:
+        some = rows.filter(pl.col("dtype") == dtype)
+        if not some.is_empty():
+            found[dtype] = fit_gemm(some, sms=silicon.sms)
+    return found
+
+
+def _prefills(rows: pl.DataFrame, silicon: Silicon) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for dtype, some in _families(rows):
+        found.setdefault(dtype, []).append(fit_prefill(some, sms=silicon.sms, splits=silicon.flash >= 3))
+    return found
+
+
+def _decodes(rows: pl.DataFrame, silicon: Silicon) -> dict[str, list[Any]]:
+    """One query head per KV head runs another kernel than groups do: two grids each."""
+    found: dict[str, list[Any]] = {}
+    for grouped in (True, False):
+        alike = rows.filter((pl.col("heads") > pl.col("kv_heads")) == grouped)
+        for dtype, some in _families(alike):
+            table = fit_decode(some, kv_bytes=KV_BYTES[dtype], l2_bytes=silicon.l2_bytes)
+            found.setdefault(dtype, []).append(table)
+    return found
+
+
+def _families(rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Rows by KV dtype and head width, where there are any."""
+    for dtype in KV_BYTES:
+        for width in HEAD_DIMS:
+            some = rows.filter((pl.col("dtype") == dtype) & (pl.col("head_dim") == width))
+            if not some.is_empty():
+                yield dtype, some
+
+
+def _pointwise(gpu: str, silicon: Silicon, data: Path) -> dict[str, Any]:
+    """Additions of this GPU; where only a sibling's were measured, its rate in proportion to the bandwidth."""
+    table = fit_elementwise(data / "vidur" / silicon.additions)
+    table["measured_on"] = silicon.additions_gpu
+    if silicon.additions_gpu != gpu:
+        ratio = gpu_named(silicon.additions_gpu).bandwidth_bytes_per_s / gpu_named(gpu).bandwidth_bytes_per_s
+        table["ns_per_byte"] = float(f"{table['ns_per_byte'] * ratio:.5g}")
+        table["domain"] = {"bytes_moved": [0.0, 0.0]}
+    return table
+
+
+def _without_kv_write(rows: pl.DataFrame, pointwise: dict[str, Any]) -> pl.DataFrame:
+    """Attention alone: the write of K and V (read once, written once) is taken off, at most a quarter of the time."""
+    tokens = pl.col("rows") * pl.col("new")
+    moved = tokens * pl.col("kv_heads") * pl.col("head_dim") * 8
+    write = pointwise["floor_ns"] + moved * pointwise["ns_per_byte"]
+    return rows.with_columns((pl.col("ns") - pl.min_horizontal(write, pl.col("ns") / 4)).alias("ns"))
+
+
+def _notes(gpu: str, *, writes: bool) -> list[str]:
+    notes = [
+        "times are CUDA-graph replays: gaps between captured kernels are inside, host launches are not",
+        "fp8 GEMMs contain the quantisation of their input",
+        "attention excludes the write of K and V" + (", taken off as one elementwise pass" if writes else ""),
+        "decode cells that fit into L2 were measured warm and are lifted to the line of the colder ones",
+    ]
+    if SILICON[gpu].additions_gpu != gpu:
+        notes.append(f"elementwise rate is that of {SILICON[gpu].additions_gpu} in proportion to the bandwidth")
+    return notes
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="calibration fit-kernels", description=__doc__)
+    parser.add_argument("--gpu", required=True, help=f"one of {', '.join(SILICON)}")
+    parser.add_argument("--version", help="engine version of the tables; the newest we checked by default")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/kernels"), help="folder of the tables")
+    parser.add_argument("--out", type=Path, help="file to write; sim/cost/coefficients/<gpu>.json by default")
+    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to write into the file")
+    return parser.parse_args(argv)

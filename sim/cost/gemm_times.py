@@ -1,0 +1,107 @@
+"""GEMM times from fitted coefficients: the cheapest of a few kernels, each a sum of non-negative physical terms.
+
+    t(m; n, k) = min over kernels of  sum over terms f of  c_f(m) · φ_f(m, n, k)
+
+φ: one (launch, prologue), n·k (weights streamed, and the multiply-adds of every row), k (the length of the main
+loop), n (the output), waves·k and waves (tiles of the kernel's size over the SMs, rounded up, times the main loop).
+c_f(m) is piecewise linear and never falls with m, constant for the waves; every φ never falls with m, n or k; a
+minimum of such sums keeps that, so more rows, a wider or a deeper matrix never cost less. The minimum is what a
+library's heuristic does when it picks a tile.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sim.cost.arrays import Bools, Floats, Times
+
+CLIMBING = ("one", "nk", "k", "n")
+WAVING = ("waves_k", "waves")
+
+
+@dataclass(frozen=True)
+class GemmKernel:
+    """One kernel: its tile, the knots of m, the climbing coefficients at each knot and those of its waves, ns."""
+
+    tile: tuple[int, int]
+    knots: Floats
+    climbing: Mapping[str, Floats]
+    waving: Mapping[str, float]
+
+    def ns(self, m: Floats, n: int, k: int, sms: int) -> Floats:
+        """Time of this kernel for every m."""
+        at_knots = np.zeros(self.knots.shape)
+        for name, values in self.climbing.items():
+            at_knots += values * float(term(name, np.ones(()), n, k, tile=self.tile, sms=sms))
+        total = climb(m, self.knots, at_knots)
+        for name, value in self.waving.items():
+            total += value * term(name, m, n, k, tile=self.tile, sms=sms)
+        return total
+
+
+@dataclass(frozen=True)
+class GemmTimes:
+    """Fitted GEMM times of one GPU and dtype."""
+
+    sms: int
+    kernels: Sequence[GemmKernel]
+    domain: Mapping[str, Sequence[float]]
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any]) -> "GemmTimes":
+        """The fit as it stands in a coefficients file."""
+        kernels = [
+            GemmKernel(
+                tile=(int(one["tile"][0]), int(one["tile"][1])),
+                knots=np.asarray(one["knots"], dtype=np.float64),
+                climbing={f: np.asarray(c, dtype=np.float64) for f, c in one["climbing"].items()},
+                waving={f: float(c) for f, c in one["waving"].items()},
+            )
+            for one in table["kernels"]
+        ]
+        return cls(sms=int(table["sms"]), kernels=kernels, domain=table["domain"])
+
+    def __call__(self, m: Floats, n: int, k: int) -> Times:
+        """ns of [m, k] x [k, n] for every m, and whether (m, n, k) was measured."""
+        ns = np.full(m.shape, np.inf)
+        for kernel in self.kernels:
+            ns = np.minimum(ns, kernel.ns(m, n, k, self.sms))
+        return ns, within(self.domain, m=m, n=n, k=k)
+
+
+def climb(x: Floats, knots: Floats, values: Floats, *, beyond: bool = True) -> Floats:
+    """A coefficient at x: linear between knots, constant below the first; above the last its slope goes on.
+
+    With beyond=False it stays constant there.
+    """
+    inner: Floats = np.interp(x, knots, values)
+    if beyond and values.size > 1:
+        slope = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
+        inner += slope * np.maximum(x - knots[-1], 0.0)
+    return inner
+
+
+def term(name: str, m: Floats, n: Floats | int, k: Floats | int, *, tile: tuple[int, int], sms: int) -> Floats:
+    """One physical term, scaled so that coefficients are of the order of microseconds; shape of m."""
+    whole = np.ones(m.shape)
+    if name == "one":
+        return whole
+    if name == "nk":
+        return whole * (np.asarray(n) * np.asarray(k) / 2.0**20)
+    if name == "k":
+        return whole * (np.asarray(k) / 2.0**10)
+    if name == "n":
+        return whole * (np.asarray(n) / 2.0**10)
+    waves: Floats = np.ceil(np.ceil(m / tile[0]) * np.ceil(np.asarray(n) / tile[1]) / sms)
+    return waves * np.asarray(k) / 2.0**10 if name == "waves_k" else waves
+
+
+def within(domain: Mapping[str, Sequence[float]], **values: Floats | float) -> Bools:
+    """Whether every value lies between the lower and upper bound that the domain gives for its name."""
+    inside = np.ones((), dtype=bool)
+    for name, value in values.items():
+        low, high = domain[name]
+        inside = inside & (np.asarray(value) >= low) & (np.asarray(value) <= high)
+    return inside
