@@ -47,14 +47,14 @@ def _intersection(home: Flags, guest: Flags, owner: NDArray[np.int64]) -> Flags:
 
     A cache that a group shares is written at its leader. Where the guest skips the leader but a later token still
     attends at a member of the group, the leader must go on writing: KV alone, from the stream that `home` projects it
-    from. `home` does write it there, for it is safe itself and has at least these readers.
+    from. That adds nothing to `home`, which is safe itself, has at least these readers and so writes there already.
     """
     both = home & guest
     attends = (both & ATTN) > 0
     read = np.zeros_like(attends)
     np.logical_or.at(read.T, owner, attends.T)
     needed = np.logical_or.accumulate(read[::-1], axis=0)[::-1]
-    return np.where(needed, both | (home & KV), both).astype(np.uint8)
+    return np.where(needed, both | KV, both).astype(np.uint8)
 
 
 def _rows(plan: SkipPlan, tokens: int) -> Flags:

@@ -112,15 +112,9 @@ def ffn_skip(
     run, used = _run_and_threshold(model, room, rate, share, run_length, threshold)
     if skip is not None and run_length is None:
         raise PlanError(f"{me}: a measured profile needs the run_length that it was measured with")
-    name = spec_of(
-        me,
-        share=0.25 if share is None and run_length is None else share,
-        threshold=threshold,
-        cold_layers=unless(room.cold_layers, 5),
-        run_length=run_length,
-        cadence=unless(cadence, 6),
-        warmup_tokens=unless(warmup, 16),
-    )
+    asked = {"share": 0.25 if share is None and run_length is None else share, "run_length": run_length}
+    usual = {"cold_layers": unless(cold_layers, 5), "cadence": unless(cadence, 6), "warmup_tokens": unless(warmup, 16)}
+    name = spec_of(me, **asked, threshold=threshold, **usual)
     if used > 1 or run == 0 or rate == 0:
         return plan_of(model.layers, name=name)
     source = "expected" if skip is None else "measured"

@@ -12,7 +12,7 @@ from sim.plans import closed_forms as form
 from sim.plans.catalogue import MODELS, model_named
 from sim.plans.model import ModelShape
 from sim.plans.plan import KV
-from sim.plans.strategies import dense, ffn_skip, skip_decode, swift_kv
+from sim.plans.strategies import compose, dense, ffn_skip, skip_decode, swift_kv
 from sim.plans.strategies.depth import budget_schedule
 from tests.gen import models
 
@@ -74,6 +74,16 @@ def test_ffn_skip(model: ModelShape, data: st.DataObject, s: int, rows: int) -> 
     mixed = form.decode_weight_bytes(plan, model, [awake, asleep])
     assert mixed == exactly(form.budget_weight_bytes(model, model.layers))
     assert form.kv_bytes_per_token(plan, model, awake) == form.kv_bytes_per_token(dense(model), model, 0)
+
+
+def test_only_rows_that_reach_a_layer_have_a_say_in_its_ffn() -> None:
+    """Row 0 runs layer 1 and its gate may spare the FFN; row 9 is past the decay and does not come by."""
+    model = model_named("opt-125m")
+    decay = skip_decode(model, max_budget=12, min_budget=2, schedule_tokens=2)
+    gate = ffn_skip(model, skip=np.full(12, 0.5), run_length=12, cold_layers=0, warmup_tokens=0)
+    both = compose(decay, gate)
+    spared = form.decode_weight_bytes(decay, model, [0, 9]) - form.decode_weight_bytes(both, model, [0, 9])
+    assert spared == exactly(2 * model.p_ffn * (10 * 0.5 + 2 * 0.5**2))
 
 
 @given(models(), st.data(), st.integers(1, 5000), st.integers(0, 300))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sim.errors import PlanError
 from sim.plans.catalogue import MODELS, model_named
+from sim.plans.rules import FfnGate
 from sim.plans.strategies import ffn_skip
 from sim.plans.strategies.ffn import similarity_profile
 
@@ -83,6 +84,18 @@ def test_a_measured_profile_is_taken_as_it_is() -> None:
     assert gate is not None
     assert (gate.skip == rates).all()
     assert gate.source == "measured"
+
+
+def test_a_gate_checks_itself() -> None:
+    """Measured gates are made without the strategy."""
+    for arguments, message in (
+        ({"threshold": float("nan")}, "threshold=nan must be a finite number"),
+        ({"cadence": 0}, "cadence=0 must be at least 1"),
+        ({"skip": np.array([0.5, 1.5])}, "must be shares in 0..1"),
+    ):
+        good = {"threshold": 0.9, "cold_layers": 1, "run_length": 2, "cadence": 6, "warmup_tokens": 4}
+        with pytest.raises(PlanError, match=message):
+            FfnGate(**{**good, "skip": np.zeros(2), **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

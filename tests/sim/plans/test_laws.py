@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.errors import PlanError
 from sim.plans.catalogue import MODELS, model_named
 from sim.plans.model import ModelShape
-from sim.plans.plan import ATTN, FULL, SkipPlan, dense_digest, plan_of
+from sim.plans.plan import FULL, SkipPlan, dense_digest, plan_of
 from sim.plans.rules import FfnGate
 from sim.plans.strategies import (
     STRATEGIES,
@@ -177,10 +177,22 @@ def test_swift_kv_drops_prompt_tokens_above_the_split_but_never_their_keys() -> 
     assert plan.kv_input.tolist() == [*range(16)] + [16] * 16
 
 
-def test_unified_skip_keeps_the_ends_and_the_stride() -> None:
-    plan = unified_skip(model_named("opt-1.3b"), speedup=3)
-    assert np.flatnonzero(plan.decode[0]).tolist() == [0, 3, 6, 9, 12, 15, 18, 23]
-    assert not (plan.decode[0] & ATTN)[1]
+@given(models(), st.data())
+def test_groups_of_swift_kv_start_at_the_split(model: ModelShape, data: st.DataObject) -> None:
+    keep = data.draw(st.integers(1, model.layers - 1))
+    above = model.layers - keep
+    group = data.draw(st.sampled_from([g for g in range(1, above + 1) if above % g == 0]))
+    leaders = [leader for leader in range(keep, model.layers, group) for _ in range(group)]
+    assert swift_kv(model, keep=keep, group=group).kv_owner.tolist() == [*range(keep), *leaders]
+
+
+@pytest.mark.parametrize(
+    ("name", "speedup", "stays"),
+    [("opt-1.3b", 3, [0, 3, 6, 9, 12, 15, 18, 23]), ("opt-6.7b", 5, [0, 6, 12, 18, 24, 31])],
+)
+def test_unified_skip_keeps_the_ends_and_the_stride(name: str, speedup: float, stays: list[int]) -> None:
+    """int(L / speedup) layers, int(L / (that - 1)) apart, as in the authors' code."""
+    assert np.flatnonzero(unified_skip(model_named(name), speedup=speedup).decode[0]).tolist() == stays
 
 
 @given(models(), st.data())
