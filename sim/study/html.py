@@ -1,0 +1,150 @@
+"""The report: one HTML file that opens offline, with figures, sortable tables, their data, and its sources."""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import plotly.graph_objects as go
+import polars as pl
+from plotly.offline import get_plotlyjs
+
+from sim.study.pictures.style import human
+
+LONG = 12  # rows of a table that a figure already shows, from which on it starts folded
+
+WORDS = {
+    "qps": "QPS", "gpu": "GPU", "gpus": "GPUs", "ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E",
+    "kv": "KV", "slo": "SLO", "ffn": "FFN", "ms": "(ms)", "s": "(s)", "ns": "(ns)", "tflops": "TFLOPS", "kwh": "kWh",
+    "dollars": "$", "bytes": "(bytes)", "max": "highest",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs under it: text, a figure, a table, and a note in small print."""
+
+    heading: str
+    text: str
+    figure: go.Figure | None = None
+    table: pl.DataFrame | None = None
+    note: str = ""
+    missing: str = "—"  # what a cell without a value says
+
+
+def page(title: str, summary: str, sections: Sequence[Section], provenance: Mapping[str, object]) -> str:
+    """The whole report as one HTML document without a single link to the outside.
+
+    `summary` and the texts are plain text, an empty line between paragraphs. `provenance` (nested mappings and lists
+    are fine) is shown at the end, unfolded. Each table offers its data, at full precision, as a CSV file.
+    """
+    toc = "".join(f'<li><a href="#s{i}">{_text(s.heading)}</a></li>' for i, s in enumerate(sections))
+    body = "".join(_section(i, section) for i, section in enumerate(sections))
+    parts = (
+        f"<header><h1>{_text(title)}</h1>{_paragraphs(summary)}</header>",
+        f'<nav aria-label="Contents"><ol>{toc}</ol></nav>',
+        f"<main>{body}</main>",
+        f'<footer><details open id="provenance"><summary>Assumptions and provenance</summary>{_tree(provenance)}'
+        "</details></footer>",
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{_text(title)}</title><style>{_asset('report.css')}</style></head>\n<body>"
+        + "\n".join(parts)
+        + f"\n<script>{get_plotlyjs()}</script>\n<script>{_asset('report.js')}</script></body></html>\n"
+    )
+
+
+def heading_of(column: str) -> str:
+    """A column's name for people: "max_qps_per_gpu" is "highest QPS per GPU", "ttft_p90_ms" is "TTFT p90 (ms)"."""
+    words = " ".join(WORDS.get(word, word) for word in column.split("_"))
+    return words[:1].upper() + words[1:]
+
+
+def cell_of(value: object, missing: str = "—") -> str:
+    """A value for people: three significant digits for a float, whole numbers in full, words as they are."""
+    if value is None:
+        return missing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    return human(value) if isinstance(value, float) else str(value)
+
+
+def _section(number: int, section: Section) -> str:
+    figure = "" if section.figure is None else _figure(number, section.figure)
+    table = "" if section.table is None else _table(number, section)
+    if figure and section.table is not None and len(section.table) > LONG:
+        table = f"<details><summary>The data: {len(section.table)} rows</summary>{table}</details>"
+    note = f'<div class="note">{_paragraphs(section.note)}</div>' if section.note else ""
+    heading = f'<h2 id="s{number}">{_text(section.heading)}</h2>'
+    return f"<section>{heading}{_paragraphs(section.text)}{figure}{table}{note}</section>\n"
+
+
+def _figure(number: int, figure: go.Figure) -> str:
+    """The figure's place and its data; the title leaves the picture, where it could not wrap, and becomes a caption."""
+    spec = json.loads(figure.to_json())
+    title = spec["layout"].pop("title", {}).get("text", "")
+    spec["layout"].setdefault("margin", {})["t"] = 30
+    height = int(spec["layout"].get("height", 450))
+    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<figure><figcaption>{_text(re.sub("<[^>]*>", " ", title))}</figcaption>'
+        f'<div class="plot" id="f{number}" style="height:{height}px" role="img" aria-label="{_text(title)}"></div>'
+        f'<script type="application/json" data-for="f{number}">{data}</script></figure>'
+    )
+
+
+def _table(number: int, section: Section) -> str:
+    frame = section.table
+    assert frame is not None
+    numeric = [dtype.is_numeric() for dtype in frame.dtypes]
+    head = "".join(_head(name, numeric=n) for name, n in zip(frame.columns, numeric))
+    cells = ([_cell(v, section.missing, numeric=n) for v, n in zip(row, numeric)] for row in frame.iter_rows())
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+    name = re.sub(r"[^a-z0-9]+", "-", section.heading.lower()).strip("-") or f"table-{number}"
+    link = base64.b64encode(frame.write_csv().encode()).decode()
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(section.heading)}: table">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<p class="download"><a download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{link}">'
+        f"Download these {len(frame)} rows as CSV</a></p>"
+    )
+
+
+def _head(column: str, *, numeric: bool) -> str:
+    kind = ' class="number"' if numeric else ""
+    return f'<th scope="col"{kind} aria-sort="none"><button type="button">{_text(heading_of(column))}</button></th>'
+
+
+def _cell(value: object, missing: str, *, numeric: bool) -> str:
+    kind = ' class="number"' if numeric else ""
+    exact = "" if value is None else _text(str(value))
+    return f'<td{kind} data-value="{exact}">{_text(cell_of(value, missing))}</td>'
+
+
+def _tree(value: object) -> str:
+    """Nested mappings as definition lists, sequences as lists, everything else as text."""
+    if isinstance(value, Mapping):
+        return "<dl>" + "".join(f"<dt>{_text(str(k))}</dt><dd>{_tree(v)}</dd>" for k, v in value.items()) + "</dl>"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "<ul>" + "".join(f"<li>{_tree(v)}</li>" for v in value) + "</ul>"
+    return _text(cell_of(value))
+
+
+def _paragraphs(text: str) -> str:
+    return "".join(f"<p>{_text(part.strip())}</p>" for part in text.split("\n\n") if part.strip())
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _asset(name: str) -> str:
+    return files("sim.study").joinpath("assets", name).read_text(encoding="utf-8")
