@@ -6,9 +6,13 @@ composed_plans(model)    a plan that moves keys and values, one that skips layer
 safe_tables(layers)      arguments of a SkipPlan with random flags, made KV-safe
 frayed_tables(layers)    the same with up to three KV flags struck out: usually unsafe
 plans(model)             any of these as a SkipPlan
+scheduler_configs()      small limits, so that budgets, rows and long prefills all bind
+prefix_ids(prompts, n)   CSR prefix-block ids of prompts that share branches of a small tree
+workloads()              a few requests, open or closed loop, with shared prefixes where hash_tokens > 0
+steps(draft_tokens)      rows of one iteration: chunks of prompts, decodes with drafts, recomputed chunks
 """
 
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from hypothesis import strategies as st
@@ -28,6 +32,8 @@ from sim.plans.strategies import (
     swift_kv,
     unified_skip,
 )
+from sim.serving.config import Policy, SchedulerConfig
+from sim.workload.workload import Workload
 
 
 @st.composite
@@ -114,8 +120,8 @@ def strategy_plans(model: ModelShape) -> st.SearchStrategy[SkipPlan]:
 @st.composite
 def composed_plans(draw: st.DrawFn, model: ModelShape) -> SkipPlan:
     """Up to three strategies at once."""
-    plan = compose(draw(kv_plans(model)), draw(depth_plans(model)))
-    return compose(plan, draw(gated_plans(model))) if draw(st.booleans()) else plan
+    parts = [draw(kv_plans(model)), draw(depth_plans(model))]
+    return compose(*parts, draw(gated_plans(model))) if draw(st.booleans()) else compose(*parts)
 
 
 @st.composite
@@ -159,3 +165,85 @@ def plans(model: ModelShape) -> st.SearchStrategy[SkipPlan]:
     """Any legal plan for the model."""
     random = safe_tables(model.layers).map(lambda table: SkipPlan(**table))
     return strategy_plans(model) | composed_plans(model) | random
+
+
+@st.composite
+def scheduler_configs(draw: st.DrawFn, *, policies: tuple[str, ...] = get_args(Policy)) -> SchedulerConfig:
+    """Limits of a few rows and tokens: the laws do not depend on size, the corner cases do."""
+    seqs = draw(st.integers(1, 5))
+    return SchedulerConfig(
+        policy=draw(st.sampled_from(policies)),
+        max_num_seqs=seqs,
+        max_num_batched_tokens=draw(st.integers(seqs, 24)),
+        long_prefill_token_threshold=draw(st.just(0) | st.integers(1, 9)),
+        block_tokens=draw(st.sampled_from((1, 2, 4))),
+        prefix_caching=draw(st.booleans()),
+        watermark=draw(st.just(0.0) | st.floats(0, 0.5)),
+    )
+
+
+@st.composite
+def prefix_ids(draw: st.DrawFn, prompts: list[int], hash_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, offsets): a block's id stands for its tokens and all before it, as in Mooncake's traces."""
+    number: dict[tuple[int, ...], int] = {}
+    ids: list[int] = []
+    offsets = [0]
+    for prompt in prompts:
+        blocks = -(-prompt // hash_tokens)
+        path = draw(st.lists(st.sampled_from((0, 0, 0, 1)), min_size=blocks, max_size=blocks))
+        ids += [number.setdefault(tuple(path[: k + 1]), len(number)) for k in range(blocks)]
+        offsets.append(len(ids))
+    return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64)
+
+
+@st.composite
+def workloads(
+    draw: st.DrawFn,
+    *,
+    hash_tokens: int = 0,
+    min_requests: int = 1,
+    max_requests: int = 10,
+    gap_ns: int = 3000,
+    loops: bool = True,
+) -> Workload:
+    """A few requests of up to 30 prompt and 10 output tokens; bursts are as likely as gaps."""
+    n = draw(st.integers(min_requests, max_requests))
+    prompts = draw(st.lists(st.integers(1, 30), min_size=n, max_size=n))
+    outputs = draw(st.lists(st.integers(1, 10), min_size=n, max_size=n))
+    concurrency = draw(st.integers(0, n + 1)) if loops else 0
+    gaps = draw(st.lists(st.just(0) | st.integers(0, gap_ns), min_size=n, max_size=n))
+    ids, offsets = draw(prefix_ids(prompts, hash_tokens)) if hash_tokens else (None, None)
+    return Workload(
+        arrival_ns=np.zeros(n, np.int64) if concurrency else np.cumsum(gaps),
+        prompt_tokens=np.array(prompts),
+        output_tokens=np.array(outputs),
+        hash_ids=ids,
+        hash_offsets=offsets,
+        hash_block_tokens=hash_tokens,
+        concurrency=concurrency,
+    )
+
+
+class Row(NamedTuple):
+    """One row of an iteration: tokens first .. first + tokens - 1 of a request that has generated so many."""
+
+    prompt: int
+    generated: int
+    first: int
+    tokens: int
+
+
+@st.composite
+def _rows(draw: st.DrawFn, draft_tokens: int) -> Row:
+    prompt = draw(st.integers(1, 40))
+    generated = draw(st.just(0) | st.integers(1, 20))
+    known = prompt + generated
+    if generated and draw(st.booleans()):
+        return Row(prompt, generated, known - 1, 1 + draw(st.integers(0, draft_tokens)))
+    first = draw(st.integers(0, known - 1 - (generated > 0)))
+    return Row(prompt, generated, first, draw(st.integers(1, known - first)))
+
+
+def steps(draft_tokens: int = 0, max_rows: int = 8) -> st.SearchStrategy[list[Row]]:
+    """The rows of one iteration."""
+    return st.lists(_rows(draft_tokens), min_size=1, max_size=max_rows)

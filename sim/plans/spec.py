@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import get_args, get_type_hints
 
 from sim.errors import InputError, UnknownName
@@ -20,7 +19,7 @@ def strategy_named(spec: str, model: ModelShape) -> SkipPlan:
     Raises UnknownName for a strategy or an argument (with the nearest one), InputError for text that is no such
     list, PlanError for values that do not fit the model.
     """
-    return reduce(compose, [_single(part, model) for part in spec.split("+")])
+    return compose(*(_single(part, model) for part in spec.split("+")))
 
 
 def arguments_of(strategy: Callable[..., SkipPlan]) -> Mapping[str, frozenset[object]]:

@@ -1,5 +1,7 @@
-"""Two strategies at once: SwiftKV for the prompt and SkipDecode for the decode, say."""
+"""Several strategies at once: SwiftKV for the prompt and SkipDecode for the decode, say."""
 
+from functools import reduce
+from itertools import permutations
 from typing import TypeVar
 
 import numpy as np
@@ -12,49 +14,53 @@ from sim.plans.rules import DraftRule, FfnGate
 Rule = TypeVar("Rule", FfnGate, DraftRule)
 
 
-def compose(a: SkipPlan, b: SkipPlan) -> SkipPlan:
-    """A plan in which a token runs what both plans let it run; the shorter table's last row holds on.
+def compose(*plans: SkipPlan) -> SkipPlan:
+    """A plan in which a token runs what every plan lets it run; the last row of a shorter table holds on.
 
     Keys and values come from and live where the plan that moves them says; at most one may move them, bring a gate,
-    or draft. The dense plan is neutral; order does not matter. Raises PlanError for plans of different depth or that
-    do not go together.
+    or draft. The dense plan is neutral and order does not matter. Compose all at once: a composition of compositions
+    attends and feeds forward alike, but may go on writing keys that nobody reads any more. Raises PlanError for plans
+    of different depth, or that do not go together.
     """
-    if a.layers != b.layers:
-        raise PlanError(f"cannot compose {a.name!r} for {a.layers} layers with {b.name!r} for {b.layers}")
-    home, guest = (b, a) if _keeps_kv_at_home(a) else (a, b)
-    if not _keeps_kv_at_home(guest) and not _same_maps(home, guest):
-        raise PlanError(f"cannot compose {a.name!r} with {b.name!r}: both decide where keys and values live")
-    _check_draft(a, b)
-    tokens = max(a.decode.shape[0], b.decode.shape[0])
-    rows = _intersection(_rows(home, tokens), _rows(guest, tokens), home.kv_owner)
-    names = [plan.name for plan in (a, b) if not plan.is_dense]
+    first, *others = plans
+    if not others:
+        return first
+    for plan in others:
+        if plan.layers != first.layers:
+            both = f"{first.name!r} for {first.layers} layers with {plan.name!r} for {plan.layers}"
+            raise PlanError(f"cannot compose {both}")
+    home = _keeper_of_keys(plans)
+    _check_drafts(plans)
+    tokens = max(plan.decode.shape[0] for plan in plans)
+    rows = _intersection([_rows(plan, tokens) for plan in plans], home.kv_owner)
     return SkipPlan(
-        name="+".join(names) or "dense",
+        name="+".join(plan.name for plan in plans if not plan.is_dense) or "dense",
         prompt=rows[0],
         sampled=rows[1],
         decode=rows[2:],
         kv_input=home.kv_input,
         kv_owner=home.kv_owner,
-        gate=_the_one("an FFN gate", a, b, a.gate, b.gate),
-        draft=_the_one("a draft", a, b, a.draft, b.draft),
-        monotone=a.monotone and b.monotone,
-        note="; ".join(note for note in (a.note, b.note) if note),
+        gate=_the_one("an FFN gate", plans, [plan.gate for plan in plans]),
+        draft=_the_one("a draft", plans, [plan.draft for plan in plans]),
+        monotone=all(plan.monotone for plan in plans),
+        note="; ".join(plan.note for plan in plans if plan.note),
     )
 
 
-def _intersection(home: Flags, guest: Flags, owner: NDArray[np.int64]) -> Flags:
-    """Flags that both tables hold, and the KV-safety of their meeting, [2 + T, L].
+def _intersection(tables: list[Flags], owner: NDArray[np.int64]) -> Flags:
+    """Flags that all tables hold, and the KV-safety of their meeting, [2 + T, L].
 
-    A cache that a group shares is written at its leader. Where the guest skips the leader but a later token still
-    attends at a member of the group, the leader must go on writing: KV alone, from the stream that `home` projects it
-    from. That adds nothing to `home`, which is safe itself, has at least these readers and so writes there already.
+    A cache that a group shares is written at its leader. Where one plan skips the leader but a later token still
+    attends at a member of the group, the leader must go on writing: KV alone, from the stream that the sharing plan
+    projects it from. That adds nothing to the sharing plan, which is safe itself, has at least these readers and so
+    writes there already.
     """
-    both = home & guest
-    attends = (both & ATTN) > 0
+    all_hold = reduce(np.bitwise_and, tables)
+    attends = (all_hold & ATTN) > 0
     read = np.zeros_like(attends)
     np.logical_or.at(read.T, owner, attends.T)
     needed = np.logical_or.accumulate(read[::-1], axis=0)[::-1]
-    return np.where(needed, both | KV, both).astype(np.uint8)
+    return np.where(needed, all_hold | KV, all_hold).astype(np.uint8)
 
 
 def _rows(plan: SkipPlan, tokens: int) -> Flags:
@@ -63,24 +69,29 @@ def _rows(plan: SkipPlan, tokens: int) -> Flags:
     return np.concatenate([plan.prompt[None], plan.sampled[None], plan.decode, held])
 
 
-def _keeps_kv_at_home(plan: SkipPlan) -> bool:
-    own = np.arange(plan.layers)
-    return bool((plan.kv_input == own).all() and (plan.kv_owner == own).all())
+def _keeper_of_keys(plans: tuple[SkipPlan, ...]) -> SkipPlan:
+    """The plan that moves keys and values; any of them when none does."""
+    own = np.arange(plans[0].layers)
+    movers = [plan for plan in plans if (plan.kv_input != own).any() or (plan.kv_owner != own).any()]
+    for plan in movers[1:]:
+        if (plan.kv_input != movers[0].kv_input).any() or (plan.kv_owner != movers[0].kv_owner).any():
+            both = f"{movers[0].name!r} with {plan.name!r}"
+            raise PlanError(f"cannot compose {both}: both decide where keys and values live")
+    return (movers or plans)[0]
 
 
-def _same_maps(a: SkipPlan, b: SkipPlan) -> bool:
-    return bool((a.kv_input == b.kv_input).all() and (a.kv_owner == b.kv_owner).all())
-
-
-def _check_draft(a: SkipPlan, b: SkipPlan) -> None:
-    """A draft is verified by the full model: its partner may save prompt work, never decode work."""
-    for drafting, partner in ((a, b), (b, a)):
+def _check_drafts(plans: tuple[SkipPlan, ...]) -> None:
+    """A draft is verified by the full model: its partners may save prompt work, never decode work."""
+    for drafting, partner in permutations(plans, 2):
         if drafting.draft and (partner.nominal_skip > 0 or partner.gate):
             both = f"{drafting.name!r} with {partner.name!r}"
             raise PlanError(f"cannot compose {both}: a draft is verified in full depth")
 
 
-def _the_one(what: str, a: SkipPlan, b: SkipPlan, mine: Rule | None, yours: Rule | None) -> Rule | None:
-    if mine is not None and yours is not None and mine.key != yours.key:
-        raise PlanError(f"cannot compose {a.name!r} with {b.name!r}: both bring {what}")
-    return yours if mine is None else mine
+def _the_one(what: str, plans: tuple[SkipPlan, ...], rules: list[Rule | None]) -> Rule | None:
+    """The rule that one of the plans brings, or several of them alike."""
+    brought = [(plan, rule) for plan, rule in zip(plans, rules) if rule is not None]
+    for plan, rule in brought[1:]:
+        if rule.key != brought[0][1].key:
+            raise PlanError(f"cannot compose {brought[0][0].name!r} with {plan.name!r}: both bring {what}")
+    return brought[0][1] if brought else None
