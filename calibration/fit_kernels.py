@@ -62,7 +62,7 @@ def fit_kernels(gpu: str, data: Path, *, version: str | None = None, date: str) 
     version = version or silicon.version
     files = aiconfigurator.where(data / "aiconfigurator", gpu, version)
     pointwise = _pointwise(gpu, silicon, data)
-    writes = version.startswith("0.14")
+    writes = not version.startswith("0.19")
     prefill = aiconfigurator.read_attention(files["prefill"])
     decode = aiconfigurator.read_attention(files["decode"])
     if writes:
@@ -155,10 +155,13 @@ def _pointwise(gpu: str, silicon: Silicon, data: Path) -> dict[str, Any]:
 
 
 def _without_kv_write(rows: pl.DataFrame, pointwise: dict[str, Any]) -> pl.DataFrame:
-    """Attention alone: the write of K and V (read once, written once) is taken off, at most a quarter of the time."""
-    tokens = pl.col("rows") * pl.col("new")
-    moved = tokens * pl.col("kv_heads") * pl.col("head_dim") * 8
-    write = pointwise["floor_ns"] + moved * pointwise["ns_per_byte"]
+    """Attention alone: the bytes of writing K and V to the cache are taken off, at most a quarter of the time.
+
+    Whoever prices the write adds the same bytes back; its launch stays, as part of attention.
+    """
+    stored = pl.col("dtype").replace_strict(KV_BYTES, return_dtype=pl.Int64)
+    moved = pl.col("rows") * pl.col("new") * pl.col("kv_heads") * pl.col("head_dim") * 2 * (2 + stored)
+    write = moved * pointwise["ns_per_byte"]
     return rows.with_columns((pl.col("ns") - pl.min_horizontal(write, pl.col("ns") / 4)).alias("ns"))
 
 
@@ -166,7 +169,7 @@ def _notes(gpu: str, *, writes: bool) -> list[str]:
     notes = [
         "times are CUDA-graph replays: gaps between captured kernels are inside, host launches are not",
         "fp8 GEMMs contain the quantisation of their input",
-        "attention excludes the write of K and V" + (", taken off as one elementwise pass" if writes else ""),
+        "attention excludes the bytes of writing K and V" + (": taken off at the elementwise rate" if writes else ""),
         "decode cells that fit into L2 were measured warm and are lifted to the line of the colder ones",
     ]
     if SILICON[gpu].additions_gpu != gpu:

@@ -4,10 +4,12 @@ Their layout: `<system>/vllm-<version>/{gemm,context_attention,generation_attent
 latencies in ms. What their columns mean, found in the tables and in the collector that wrote them:
 
 - gemm: CUDA-graph replays of six layers with different weights, so weights above 8 MB come from memory, not from L2;
-  `fp8` contains the quantisation of the input; `fp8_block` has 128x128 scales and ran without a graph.
+  short bursts, so clocks are those of a cool GPU. `fp8` contains the quantisation of the input; `fp8_block` has
+  128x128 scales and ran without a graph.
 - context_attention: whole prompts (`step` is 0 throughout); generation_attention: `step` cached tokens and one new.
-  The same buffers are replayed, so caches that fit into L2 are warm. vLLM 0.14 rows contain the KV write, 0.24 not.
-- vLLM 0.19 context rows do not grow with the number of query heads: unusable, and refused here.
+  The same buffers are replayed, so caches that fit into L2 are warm. vLLM 0.14 and 0.24 rows contain the KV write
+  (time grows with the KV heads at equal query heads), 0.19 rows do not.
+- H200, vLLM 0.19: context rows do not grow with the number of query heads. Such a table is refused.
 - custom_allreduce: `message_size` in bytes, eager and in a CUDA graph.
 """
 
@@ -46,8 +48,6 @@ def read_attention(path: Path) -> pl.DataFrame:
     `dtype` is that of the KV cache.
     """
     frame = _read(path, (*ABOUT, *ATTENTION))
-    if path.name.startswith("context") and frame["version"].str.starts_with("0.19").any():
-        raise InputError(f"{path}: vLLM 0.19 context rows ignore the query heads; use another version's file")
     if "window_size" in frame.columns:
         frame = frame.filter(pl.col("window_size") == 0)
     tidy = _about(frame).select(
@@ -61,7 +61,22 @@ def read_attention(path: Path) -> pl.DataFrame:
         pl.col("kv_cache_dtype").replace_strict(DTYPES, default=None).alias("dtype"),
         "ns",
     )
-    return _settled(path, tidy, ["rows", "new", "heads", "kv_heads", "head_dim"])
+    settled = _settled(path, tidy, ["rows", "new", "heads", "kv_heads", "head_dim"])
+    _check_heads_count(path, settled)
+    return settled
+
+
+def _check_heads_count(path: Path, tidy: pl.DataFrame) -> None:
+    """Long prompts must cost more with four times the query heads; raises InputError where they do not."""
+    keys = ["new", "kv_heads", "head_dim", "dtype"]
+    long = tidy.filter((pl.col("new") >= 4096) & (pl.col("rows") == 1)).select(*keys, "heads", "ns")
+    wide = long.with_columns((pl.col("heads") // 4).alias("heads")).rename({"ns": "wide_ns"})
+    ratio = long.join(wide, on=[*keys, "heads"]).select((pl.col("wide_ns") / pl.col("ns")).median()).item()
+    if ratio is not None and ratio < 1.5:
+        raise InputError(
+            f"{path}: prompts cost {ratio:.2f} times as much with four times the query heads; "
+            "this table did not measure them: use another version's"
+        )
 
 
 def read_all_reduce(path: Path) -> pl.DataFrame:

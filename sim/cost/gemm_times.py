@@ -3,7 +3,8 @@
     t(m; n, k) = min over kernels of  sum over terms f of  c_f(m) · φ_f(m, n, k)
 
 φ: one (launch, prologue), n·k (weights streamed, and the multiply-adds of every row), k (the length of the main
-loop), n (the output), waves·k and waves (tiles of the kernel's size over the SMs, rounded up, times the main loop).
+loop), n (the output), waves·k and waves (tiles of the kernel's size over the SMs, rounded up, times the main loop;
+a kernel may split k, which multiplies its tiles and divides its loop).
 c_f(m) is piecewise linear and never falls with m, constant for the waves; every φ never falls with m, n or k; a
 minimum of such sums keeps that, so more rows, a wider or a deeper matrix never cost less. The minimum is what a
 library's heuristic does when it picks a tile.
@@ -19,13 +20,14 @@ from sim.cost.arrays import Bools, Floats, Times
 
 CLIMBING = ("one", "nk", "k", "n")
 WAVING = ("waves_k", "waves")
+Tile = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class GemmKernel:
-    """One kernel: its tile, the knots of m, the climbing coefficients at each knot and those of its waves, ns."""
+    """One kernel: its tile (rows, columns, splits of k), the knots of m, its coefficients at each, its waves', ns."""
 
-    tile: tuple[int, int]
+    tile: Tile
     knots: Floats
     climbing: Mapping[str, Floats]
     waving: Mapping[str, float]
@@ -54,7 +56,7 @@ class GemmTimes:
         """The fit as it stands in a coefficients file."""
         kernels = [
             GemmKernel(
-                tile=(int(one["tile"][0]), int(one["tile"][1])),
+                tile=(int(one["tile"][0]), int(one["tile"][1]), int(one["tile"][2])),
                 knots=np.asarray(one["knots"], dtype=np.float64),
                 climbing={f: np.asarray(c, dtype=np.float64) for f, c in one["climbing"].items()},
                 waving={f: float(c) for f, c in one["waving"].items()},
@@ -83,7 +85,7 @@ def climb(x: Floats, knots: Floats, values: Floats, *, beyond: bool = True) -> F
     return inner
 
 
-def term(name: str, m: Floats, n: Floats | int, k: Floats | int, *, tile: tuple[int, int], sms: int) -> Floats:
+def term(name: str, m: Floats, n: Floats | int, k: Floats | int, *, tile: Tile, sms: int) -> Floats:
     """One physical term, scaled so that coefficients are of the order of microseconds; shape of m."""
     whole = np.ones(m.shape)
     if name == "one":
@@ -94,8 +96,9 @@ def term(name: str, m: Floats, n: Floats | int, k: Floats | int, *, tile: tuple[
         return whole * (np.asarray(k) / 2.0**10)
     if name == "n":
         return whole * (np.asarray(n) / 2.0**10)
-    waves: Floats = np.ceil(np.ceil(m / tile[0]) * np.ceil(np.asarray(n) / tile[1]) / sms)
-    return waves * np.asarray(k) / 2.0**10 if name == "waves_k" else waves
+    rows, width, splits = tile
+    waves: Floats = np.ceil(np.ceil(m / rows) * np.ceil(np.asarray(n) / width) * splits / sms)
+    return waves * np.asarray(k) / (splits * 2.0**10) if name == "waves_k" else waves
 
 
 def within(domain: Mapping[str, Sequence[float]], **values: Floats | float) -> Bools:

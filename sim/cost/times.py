@@ -1,22 +1,25 @@
 """Kernel times: the one question every source of prices answers, and the choice between sources.
 
 Times are device time in nanoseconds of kernels replayed in a CUDA graph, the gap to the next one (about 1 us)
-included; host work and launches outside a graph are
-priced elsewhere. Each answer carries a mask `inside`: whether the point lies in the domain that was measured.
+included; host work and launches outside a graph are priced elsewhere. Attention excludes writing K and V, fp8 GEMMs
+include the quantisation of their input. Work of size zero costs nothing: it is not launched. Each answer carries a
+mask `inside`: whether the point lies in the domain that was measured.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from numpy.typing import ArrayLike
 
 from sim.cost.arrays import Dtype, Times
-from sim.cost.hardware import gpu_named
+from sim.cost.borrowed import Borrowed
+from sim.cost.hardware import GPUS, gpu_named
 from sim.cost.measured import Measured, coefficients_path
 from sim.cost.roofline import Roofline
 from sim.errors import UncalibratedOp, UnknownName
 
 Source = Literal["auto", "measured", "roofline"]
+SIBLINGS = {"a100-40": "a100-80"}
 
 
 class KernelTimes(Protocol):
@@ -60,14 +63,20 @@ class KernelTimes(Protocol):
 def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
     """Kernel times for a GPU: "measured" coefficients, a "roofline", or "auto" = measured where there are any.
 
-    Raises UnknownName for a GPU or a source we do not have, UncalibratedOp for "measured" without coefficients.
+    A100-40 borrows the fits of A100-80: the same chip, bounded by its slower memory. Raises UnknownName for a GPU or
+    a source we do not have, UncalibratedOp for "measured" without coefficients.
     """
-    if source not in ("auto", "measured", "roofline"):
-        raise UnknownName("source of kernel times", source, ("auto", "measured", "roofline"))
+    if source not in get_args(Source):
+        raise UnknownName("source of kernel times", source, get_args(Source))
     found = gpu_named(gpu)
-    path = coefficients_path(found.name)
-    if source == "roofline" or (source == "auto" and path is None):
-        return Roofline(found)
+    roofline = Roofline(found)
+    if source == "roofline":
+        return roofline
+    sibling = GPUS[SIBLINGS.get(found.name, found.name)]
+    path = coefficients_path(sibling.name)
     if path is None:
+        if source == "auto":
+            return roofline
         raise UncalibratedOp(f"no measured kernel times for {found.name}: use source='roofline' or 'auto'")
-    return Measured.read(path, gpu=found)
+    measured = Measured.read(path, gpu=sibling)
+    return measured if sibling is found else Borrowed(measured, roofline)
