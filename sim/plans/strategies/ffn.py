@@ -74,11 +74,23 @@ class _Room:
         fitting = (t for t in candidates if t <= PUBLISHED_THRESHOLD and self.end - self.start(t) >= run)
         return max(fitting, default=PUBLISHED_THRESHOLD)
 
-    def skip_rates(self, run: float, rate: float, threshold: float) -> NDArray[np.float64]:
-        """Share of eligible tokens that skip each layer's FFN, [L], when the run of every token starts alike."""
-        layer, start = np.arange(self.similarity.size), self.start(threshold)
+    def starts(self, run: float, threshold: float, spread: int, *, fit: bool) -> NDArray[np.int64]:
+        """First layers of the tokens' runs, equally likely: `spread` of them around the profile's crossing.
+
+        With `fit` the window moves and narrows until every run ends before the cold layers.
+        """
+        low = max(self.first, self.start(threshold) - (spread - 1) // 2)
+        high = low + spread - 1
+        if fit:
+            high = max(self.first, min(high, math.floor(self.end - run)))
+            low = max(self.first, high - spread + 1)
+        return np.arange(low, high + 1)
+
+    def skip_rates(self, run: float, rate: float, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Share of eligible tokens that skip each layer's FFN, [L]."""
+        layer, start = np.arange(self.similarity.size)[:, None], starts[None, :]
         inside = np.clip(start + run - layer, 0, 1) * (layer >= start) * (layer < self.end)
-        return np.asarray(rate * inside, dtype=np.float64)
+        return np.asarray(rate * inside.mean(axis=1), dtype=np.float64)
 
 
 def ffn_skip(
@@ -90,6 +102,7 @@ def ffn_skip(
     run_length: int | None = None,
     cadence: int = 6,
     warmup_tokens: int = 16,
+    spread: int | None = None,
     skip: NDArray[np.float64] | None = None,
 ) -> SkipPlan:
     """A dense plan with a gate: after a layer whose FFN hardly moved the stream, a run of FFNs is left out.
@@ -99,11 +112,13 @@ def ffn_skip(
     run_length) asks for that share of all FFNs after the warm-up instead: a run of share·L·cadence / (cadence - 1),
     rounded up, whose fraction is the skip rate of its last layer (the authors alternate run lengths to that end).
 
-    The gate's expected rates are `skip` [L] where measured, else what the published similarity profile gives: every
-    run starts where it crosses `threshold` (0.95). On 32 layers that is too late for a share above 0.16, so a
-    threshold that is not given is lowered as far as the share needs. A threshold > 1 and a share or run_length of 0
-    are the dense plan. FFN-SkipLLM, Jaiswal et al., arXiv 2404.03865; rule and constants as in the authors' code.
-    Raises PlanError, with the largest share within reach.
+    The gate's expected rates are `skip` [L] where measured, else what the published similarity profile gives: runs
+    start where it crosses `threshold` (0.95), over `spread` layers (12) from token to token. The spread is assumed,
+    no log of it is public, and it decides what a batch saves: rows that all start alike agree on their run, rows that
+    do not save next to nothing from eight rows on. On 32 layers the crossing is too late for a share above 0.16, so a
+    threshold that is not given is lowered, and the spread narrowed, as far as the share needs. A threshold > 1 and a
+    share or run_length of 0 are the dense plan. FFN-SkipLLM, Jaiswal et al., arXiv 2404.03865; rule and constants as
+    in the authors' code. Raises PlanError, with the largest share within reach.
     """
     me, at_most = "ffn_skip", model.max_context
     room = _Room(similarity_profile(model.layers), whole(me, "cold_layers", cold_layers, 0, at_most))
@@ -113,12 +128,14 @@ def ffn_skip(
     if skip is not None and run_length is None:
         raise PlanError(f"{me}: a measured profile needs the run_length that it was measured with")
     asked = {"share": 0.25 if share is None and run_length is None else share, "run_length": run_length}
+    width = min(12, model.layers) if spread is None else whole(me, "spread", spread, 1, model.layers)
     usual = {"cold_layers": unless(cold_layers, 5), "cadence": unless(cadence, 6), "warmup_tokens": unless(warmup, 16)}
-    name = spec_of(me, **asked, threshold=threshold, **usual)
+    name = spec_of(me, **asked, threshold=threshold, **usual, spread=spread)
     if used > 1 or run == 0 or rate == 0:
         return plan_of(model.layers, name=name)
     source = "expected" if skip is None else "measured"
-    rates = room.skip_rates(run, rate, used) if skip is None else skip
+    starts = room.starts(run, used, width, fit=threshold is None and run_length is None)
+    rates = room.skip_rates(run, rate, starts) if skip is None else skip
     gate = FfnGate(used, room.cold_layers, math.ceil(run), cadence, warmup, rates, source)
     return plan_of(model.layers, name=name, gate=gate)
 

@@ -25,6 +25,11 @@ def test_a_share_within_reach_is_the_mean_rate(name: str, share: float, cadence:
     gate = ffn_skip(model, share=share, cadence=cadence, cold_layers=cold).gate
     assert gate is not None
     assert gate.mean_skip == pytest.approx(share)
+    assert not gate.skip[:cold].any()
+    assert not gate.skip[model.layers - cold :].any()
+    gate = ffn_skip(model, share=share, cadence=cadence, cold_layers=cold, spread=1).gate
+    assert gate is not None
+    assert gate.mean_skip == pytest.approx(share)
     assert gate.threshold <= 0.95
     skipped = np.flatnonzero(gate.skip)
     assert cold <= skipped[0]
@@ -37,7 +42,7 @@ def test_a_share_within_reach_is_the_mean_rate(name: str, share: float, cadence:
 def test_the_published_profiles_cross_where_the_authors_logs_do() -> None:
     """First skipped layer 20.8 on average (7B) and 19 to 20 (13B): one after the crossing of the means."""
     for name in ("llama-2-7b", "llama-2-13b"):
-        gate = ffn_skip(model_named(name), run_length=2).gate
+        gate = ffn_skip(model_named(name), run_length=2, spread=1).gate
         assert gate is not None
         assert gate.threshold == 0.95
         assert np.flatnonzero(gate.skip).tolist() == [21, 22]
@@ -58,7 +63,7 @@ def test_cold_layers_never_skip(layers: int, threshold: float, run: int, cold: i
     if gate is not None:
         assert not gate.skip[:cold].any()
         assert not gate.skip[max(0, layers - cold) :].any()
-        assert np.count_nonzero(gate.skip) <= gate.run_length
+        assert np.count_nonzero(gate.skip) <= gate.run_length + 11
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
@@ -115,3 +120,21 @@ def test_a_gate_checks_itself() -> None:
 def test_bad_arguments_name_the_value(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         ffn_skip(model_named("opt-1.3b"), **arguments)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(2, 64))
+def test_runs_that_spread_more_save_a_batch_less(one: int, other: int, rows: int) -> None:
+    """The mean rate is the same; what all rows agree on shrinks."""
+    model = model_named("llama-3.1-8b")
+    narrow, wide = (ffn_skip(model, share=0.25, spread=w).gate for w in sorted((one, other)))
+    assert narrow is not None
+    assert wide is not None
+    agree_narrow, agree_wide = (g.all_skip(np.array([rows])).mean() for g in (narrow, wide))
+    assert agree_wide <= agree_narrow + 1e-12
+
+
+def test_a_batch_of_eight_saves_next_to_nothing() -> None:
+    gate = ffn_skip(model_named("llama-3.1-8b"), share=0.25).gate
+    assert gate is not None
+    assert gate.all_skip(np.array([1])).mean() == pytest.approx(0.25)
+    assert gate.all_skip(np.array([8])).mean() < 0.02
