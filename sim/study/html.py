@@ -12,15 +12,16 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from sim.study.pictures.style import human
+from sim.study.pictures.style import colour, human, label, percent
 
 LONG = 12  # rows of a table that a figure already shows, from which on it starts folded
 
 WORDS = {
     "qps": "QPS", "gpu": "GPU", "gpus": "GPUs", "ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E",
-    "kv": "KV", "slo": "SLO", "ffn": "FFN", "ms": "(ms)", "s": "(s)", "ns": "(ns)", "tflops": "TFLOPS", "kwh": "kWh",
-    "dollars": "$", "bytes": "(bytes)", "max": "highest",
+    "kv": "KV", "slo": "SLO", "ffn": "FFN", "flops": "FLOPs", "tflops": "TFLOPS", "kwh": "kWh", "dollars": "$",
 }  # fmt: skip
+UNITS = ("ms", "s", "ns", "bytes")
+SHARE = re.compile(r".*_(saved|share|skip)|nominal|realised")  # columns of shares, shown as percentages
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,25 @@ def page(title: str, summary: str, sections: Sequence[Section], provenance: Mapp
 
 
 def heading_of(column: str) -> str:
-    """A column's name for people: "max_qps_per_gpu" is "highest QPS per GPU", "ttft_p90_ms" is "TTFT p90 (ms)"."""
-    words = " ".join(WORDS.get(word, word) for word in column.split("_"))
-    return words[:1].upper() + words[1:]
+    """A column's name for people: "max_qps_per_gpu" is "Max QPS per GPU", "ttft_p90_ms" is "TTFT p90 (ms)"."""
+    words = column.split("_")
+    if words[-1] in UNITS and words[-2:-1] != ["per"]:
+        words[-1] = f"({words[-1]})"
+    text = " ".join(WORDS.get(word, word) for word in words)
+    return text if text[:1] == "k" else text[:1].upper() + text[1:]
 
 
-def cell_of(value: object, missing: str = "—") -> str:
-    """A value for people: three significant digits for a float, whole numbers in full, words as they are."""
-    if value is None:
+def cell_of(column: str, value: object, missing: str = "—") -> str:
+    """A value for people: three significant digits, whole numbers in full, shares in percent, words as they are."""
+    if value is None or value != value:
         return missing
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
-    return human(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return percent(value) if SHARE.fullmatch(column) else human(value)
+    return str(value)
 
 
 def _section(number: int, section: Section) -> str:
@@ -91,12 +97,15 @@ def _figure(number: int, figure: go.Figure) -> str:
     """The figure's place and its data; the title leaves the picture, where it could not wrap, and becomes a caption."""
     spec = json.loads(figure.to_json())
     title = spec["layout"].pop("title", {}).get("text", "")
-    spec["layout"].setdefault("margin", {})["t"] = 30
+    margin = spec["layout"].setdefault("margin", {})
+    margin["t"] = margin.get("t", 48) - 18
     height = int(spec["layout"].get("height", 450))
+    width = int(spec["layout"].get("meta", {}).get("min_width", 0))
     data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<figure><figcaption>{_text(re.sub("<[^>]*>", " ", title))}</figcaption>'
-        f'<div class="plot" id="f{number}" style="height:{height}px" role="img" aria-label="{_text(title)}"></div>'
+        f'<div class="scroll bare"><div class="plot" id="f{number}" style="height:{height}px;min-width:{width}px"'
+        f' role="img" aria-label="{_text(title)}"></div></div>'
         f'<script type="application/json" data-for="f{number}">{data}</script></figure>'
     )
 
@@ -106,8 +115,10 @@ def _table(number: int, section: Section) -> str:
     assert frame is not None
     numeric = [dtype.is_numeric() for dtype in frame.dtypes]
     head = "".join(_head(name, numeric=n) for name, n in zip(frame.columns, numeric))
-    cells = ([_cell(v, section.missing, numeric=n) for v, n in zip(row, numeric)] for row in frame.iter_rows())
-    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+    rows = ""
+    for row in frame.iter_rows():
+        cells = (_cell(c, v, section.missing, numeric=n) for c, v, n in zip(frame.columns, row, numeric))
+        rows += f"<tr>{''.join(cells)}</tr>"
     name = re.sub(r"[^a-z0-9]+", "-", section.heading.lower()).strip("-") or f"table-{number}"
     link = base64.b64encode(frame.write_csv().encode()).decode()
     return (
@@ -123,10 +134,19 @@ def _head(column: str, *, numeric: bool) -> str:
     return f'<th scope="col"{kind} aria-sort="none"><button type="button">{_text(heading_of(column))}</button></th>'
 
 
-def _cell(value: object, missing: str, *, numeric: bool) -> str:
-    kind = ' class="number"' if numeric else ""
+def _cell(column: str, value: object, missing: str, *, numeric: bool) -> str:
     exact = "" if value is None else _text(str(value))
-    return f'<td{kind} data-value="{exact}">{_text(cell_of(value, missing))}</td>'
+    if column == "strategy" and isinstance(value, str):
+        return f'<td data-value="{exact}">{_strategy(value)}</td>'
+    kind = ' class="number"' if numeric else ""
+    return f'<td{kind} data-value="{exact}">{_text(cell_of(column, value, missing))}</td>'
+
+
+def _strategy(spec: str) -> str:
+    """A strategy as the pictures name and colour it, with the words that ask for it on the command line."""
+    said = label(spec)
+    code = f"<br><code>{_text(spec)}</code>" if said != spec else ""
+    return f'<span class="swatch" style="background:{colour(spec)}"></span>{_text(said)}{code}'
 
 
 def _tree(value: object) -> str:
@@ -135,7 +155,7 @@ def _tree(value: object) -> str:
         return "<dl>" + "".join(f"<dt>{_text(str(k))}</dt><dd>{_tree(v)}</dd>" for k, v in value.items()) + "</dl>"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "<ul>" + "".join(f"<li>{_tree(v)}</li>" for v in value) + "</ul>"
-    return _text(cell_of(value))
+    return _text(cell_of("", value))
 
 
 def _paragraphs(text: str) -> str:

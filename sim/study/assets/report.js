@@ -2,38 +2,57 @@
 
 /* Draw every figure from the data beside it. */
 const plots = Array.from(document.querySelectorAll(".plot"));
-const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+const config = {
+  responsive: true,
+  displaylogo: false,
+  displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+};
 
-function draw(plot) {
+/* A legend of many lines takes its room from the plot; the figure grows by what goes beyond one line. */
+const LEGEND_PX = 34;
+
+async function fit(plot, size) {
+  plot.style.height = `${plot.dataset.height}px`;
+  await Plotly.relayout(plot, {...size, height: Number(plot.dataset.height)});
+  const legend = plot.querySelector(".legend .bg");
+  const extra = legend ? Math.round(legend.getBBox().height) - LEGEND_PX : 0;
+  if (extra <= 0) return;
+  plot.style.height = `${Number(plot.dataset.height) + extra}px`;
+  await Plotly.relayout(plot, {height: Number(plot.dataset.height) + extra});
+}
+
+async function draw(plot) {
   const spec = JSON.parse(document.querySelector(`script[data-for="${plot.id}"]`).textContent);
-  return Plotly.newPlot(plot, spec.data, spec.layout, config);
+  plot.dataset.height = spec.layout.height;
+  await Plotly.newPlot(plot, spec.data, spec.layout, config);
+  await fit(plot, {});
 }
 
 document.documentElement.dataset.figures = "drawing";
 Promise.all(plots.map(draw)).then(() => { document.documentElement.dataset.figures = "drawn"; });
 
-/* Paper is narrower than most screens: figures are laid out again for it, and folded tables unfold. */
+/* Paper is narrower than most screens: figures are laid out again for it, those longer than a sheet made smaller. */
 const PAPER_PX = 670;
+const SHEET_PX = 900;
 
 addEventListener("beforeprint", () => {
-  for (const plot of plots) Plotly.relayout(plot, {width: PAPER_PX, autosize: false});
-  for (const fold of document.querySelectorAll("details:not([open])")) {
-    fold.open = true;
-    fold.dataset.unfolded = "";
+  for (const plot of plots) {
+    const shrink = Math.max(1, plot.layout.height / SHEET_PX, parseFloat(plot.style.minWidth) / PAPER_PX);
+    plot.style.zoom = 1 / shrink;
+    Plotly.relayout(plot, {width: PAPER_PX * shrink, autosize: false});
   }
 });
 
 addEventListener("afterprint", () => {
-  for (const plot of plots) Plotly.relayout(plot, {width: null, autosize: true});
-  for (const fold of document.querySelectorAll("details[data-unfolded]")) {
-    fold.open = false;
-    delete fold.dataset.unfolded;
+  for (const plot of plots) {
+    plot.style.zoom = "";
+    fit(plot, {width: null, autosize: true});
   }
 });
 
 /* Tables sort by the column whose heading is clicked, or reached with Tab and pressed; empty cells stay last. */
 function compare(a, b, numeric) {
-  if (a === "" || b === "") return (a === "") - (b === "") || 0;
   return numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", {numeric: true});
 }
 

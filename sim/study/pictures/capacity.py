@@ -1,12 +1,12 @@
 """What a GPU carries and what that costs: capacity bars, and cost against quality."""
 
+from typing import Any
+
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from sim.study.pictures.style import FAMILIES, INK, family, human, label, styles, themed, wrapped
-
-NARROW = 24  # characters of a tick label's line
+from sim.study.pictures.style import FAMILIES, INK, change, family, filled, human, label, styles, themed, tick
 
 
 def capacity_bars(study: pl.DataFrame) -> go.Figure:
@@ -16,22 +16,15 @@ def capacity_bars(study: pl.DataFrame) -> go.Figure:
     null). Each bar is labelled with its figure and with its gain over the dense model, where that is in the frame.
     """
     figure = go.Figure()
-    base = next((r["max_qps_per_gpu"] for r in study.iter_rows(named=True) if family(r["strategy"]) == "dense"), None)
     rows = list(study.iter_rows(named=True))
+    base = next((row["max_qps_per_gpu"] for row in rows if family(row["strategy"]) == "dense"), None)
     for row in rows:
-        figure.add_trace(_bar(row))
-        end = max(row["max_qps_high"] or 0.0, row["max_qps_per_gpu"])
-        gain = row["max_qps_per_gpu"] / base - 1 if base and family(row["strategy"]) != "dense" else None
-        text = f"<b>{human(row['max_qps_per_gpu'])}</b>" + (f"  ({_signed(gain)})" if gain is not None else "")
-        figure.add_annotation(
-            x=end, y=_tick(row["strategy"]), text=text, showarrow=False, xanchor="left", xshift=8, align="left"
-        )
-    themed(figure, "How many requests per second does one GPU carry within the SLO?",
-           height=110 + 46 * len(rows), legend=False)  # fmt: skip
-    ends = [max(r["max_qps_high"] or 0.0, r["max_qps_per_gpu"]) for r in rows]
-    figure.update_xaxes(title="requests per second per GPU", range=[0, 1.35 * max(ends, default=1.0) or 1.0])
+        figure.add_trace(_bar(row, base))
+    title = "How many requests per second does one GPU carry within the SLO?"
+    themed(figure, title, height=100 + 56 * len(rows), legend=False)
+    figure.update_xaxes(title="requests/s per GPU", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_layout(barmode="overlay", bargap=0.35)
+    figure.update_layout(bargap=0.4)
     return figure
 
 
@@ -55,7 +48,7 @@ def cost_quality(study: pl.DataFrame) -> go.Figure:
         figure.update_yaxes(title="quality (higher is better)", row=1, col=1)
     for row in study.sort("dollars_per_million_output_tokens").iter_rows(named=True):
         measured = row["quality"] is not None
-        y = row["quality"] if measured else _tick(row["strategy"])
+        y = row["quality"] if measured else tick(row["strategy"])
         look = looks[row["strategy"]]
         figure.add_trace(
             go.Scatter(
@@ -72,24 +65,23 @@ def cost_quality(study: pl.DataFrame) -> go.Figure:
         )
     themed(figure, "What does a million output tokens cost, and at what quality?", height=150 + sum(shown))
     figure.update_xaxes(rangemode="tozero")
-    figure.update_xaxes(title="dollars per million output tokens", row=len(shown), col=1)
+    figure.update_annotations(x=0, xanchor="left", font={"size": 14})
+    figure.update_xaxes(title="$ per million output tokens", row=len(shown), col=1)
     return figure
 
 
-def _bar(row: dict[str, object]) -> go.Bar:
-    strategy = str(row["strategy"])
-    look = FAMILIES[family(strategy)]
-    value, low, high = (row[c] for c in ("max_qps_per_gpu", "max_qps_low", "max_qps_high"))
-    assert isinstance(value, float | int)
+def _bar(row: dict[str, Any], base: float | None) -> go.Bar:
+    strategy, value, low, high = (row[c] for c in ("strategy", "max_qps_per_gpu", "max_qps_low", "max_qps_high"))
     error = None
-    if isinstance(low, float | int) and isinstance(high, float | int):
+    if low is not None and high is not None:
         error = {"type": "data", "array": [high - value], "arrayminus": [value - low], "color": INK, "thickness": 1.5}
+    gain = "" if family(strategy) == "dense" else change(value, base)
     return go.Bar(
         x=[value],
-        y=[_tick(strategy)],
+        y=[tick(strategy, f"<b>{human(value)}</b>{gain}")],
         orientation="h",
         name=label(strategy),
-        marker={"color": look.colour, "pattern": {"shape": look.pattern, "size": 6, "solidity": 0.25}},
+        marker=filled(FAMILIES[family(strategy)]),
         error_x=error,
         hovertemplate="%{x:.3g} requests/s per GPU<extra>" + label(strategy) + "</extra>",
     )
@@ -105,15 +97,7 @@ def _frontier(known: pl.DataFrame) -> go.Scatter:
         x=kept["dollars_per_million_output_tokens"].to_list(),
         y=kept["quality"].to_list(),
         mode="lines",
-        name="nobody cheaper and better",
+        name="none is both cheaper and better",
         line={"color": INK, "width": 1, "dash": "dot"},
         hoverinfo="skip",
     )
-
-
-def _tick(strategy: str) -> str:
-    return wrapped(label(strategy), NARROW)
-
-
-def _signed(gain: float) -> str:
-    return f"{100 * gain:+.0f} %".replace("-", "−")

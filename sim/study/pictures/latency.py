@@ -1,12 +1,27 @@
 """Latency against load: the curves with the SLO line, and one stream beside a mixed load."""
 
+import math
 from typing import Protocol
 
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from sim.study.pictures.style import LIMIT, Style, human, in_order, label, styles, themed, wrapped
+from sim.study.pictures.style import (
+    INK,
+    LIMIT,
+    Style,
+    change,
+    family,
+    filled,
+    human,
+    in_order,
+    label,
+    log_ticks,
+    styles,
+    themed,
+    tick,
+)
 
 METRICS = (("ttft", "TTFT"), ("tpot", "TPOT"))
 
@@ -42,11 +57,11 @@ def latency_curves(points: pl.DataFrame, slo: Limits) -> go.Figure:
                     owners.append(quantile)
     for i, (metric, name) in enumerate(METRICS):
         limit = getattr(slo, f"{metric}_ms")
-        figure.add_hline(
-            y=limit, row=i + 1, col=1, line={"color": LIMIT, "width": 1.5, "dash": "dash"},
-            annotation={"text": f"SLO {human(limit)} ms", "font": {"color": LIMIT}}, annotation_position="top left",
-        )  # fmt: skip
-        figure.update_yaxes(title=f"{name} (ms)", type="log", dtick="D2", minor={"showgrid": False}, row=i + 1, col=1)
+        _limit_line(figure, i + 1, limit)
+        seen = [limit, *points[f"{metric}_p90_ms"], *points[f"{metric}_p50_ms"]]
+        figure.update_yaxes(title=f"{name} (ms)", **log_ticks(seen), row=i + 1, col=1)
+    figure.add_trace(_hollow(), row=1, col=1)
+    owners.append("")
     themed(figure, "How does latency grow with load?", height=760)
     figure.update_xaxes(title="requests per second per GPU", row=2, col=1)
     figure.update_layout(updatemenus=[_switch(owners)], hovermode="closest")
@@ -60,21 +75,23 @@ def single_stream(frame: pl.DataFrame) -> go.Figure:
     """
     loads, strategies = in_order(frame["load"].to_list()), in_order(frame["strategy"].to_list())
     panels = [(metric, name, load) for metric, name in METRICS for load in loads]
+    height = 70 + 44 * len(strategies)
     figure = make_subplots(
-        rows=len(panels), cols=1, vertical_spacing=0.28 / max(1, len(panels)),
+        rows=len(panels), cols=1, vertical_spacing=60 / (len(panels) * height),
         subplot_titles=[f"<b>{name}</b>, {load}" for _, name, load in panels],
     )  # fmt: skip
     looks = styles(strategies)
-    for i, (metric, name, load) in enumerate(panels):
+    for i, (metric, _, load) in enumerate(panels):
         part = frame.filter(pl.col("load") == load)
         values = dict(zip(part["strategy"], part[f"{metric}_ms"]))
-        base = values.get(next((s for s in strategies if s.startswith(("dense", "Dense"))), ""))
+        base = next((v for s, v in values.items() if family(s) == "dense"), None)
         for strategy, value in values.items():
-            figure.add_trace(_stream_bar(strategy, value, base, looks[strategy]), row=i + 1, col=1)
+            bar = _stream_bar(strategy, value, None if family(strategy) == "dense" else base, looks[strategy])
+            figure.add_trace(bar, row=i + 1, col=1)
         top = max((v for v in values.values() if v is not None), default=1.0)
-        figure.update_xaxes(title=f"{name} (ms)", range=[0, 1.3 * top], row=i + 1, col=1)
+        figure.update_xaxes(ticksuffix=" ms", nticks=6, range=[0, 1.05 * top], row=i + 1, col=1)
     themed(figure, "What does skipping do for one request alone, and under load?",
-           height=60 + len(panels) * (92 + 30 * len(strategies)), legend=False)  # fmt: skip
+           height=40 + len(panels) * height, legend=False)  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
     return figure
@@ -98,6 +115,21 @@ def _curve(mine: pl.DataFrame, look: Style, strategy: str, column: str, *, legen
     )
     ends = _interval(mine, column)
     return [line] if ends is None else [_band(x, *ends, look, strategy), line]
+
+
+def _limit_line(figure: go.Figure, row: int, limit_ms: float) -> None:
+    """The SLO across a panel whose axis is logarithmic: shapes take the value there, annotations its logarithm."""
+    line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
+    figure.add_shape(type="line", x0=0, x1=1, xref="x domain", y0=limit_ms, y1=limit_ms, line=line, row=row, col=1)
+    figure.add_annotation(
+        text=f"SLO {limit_ms:,g} ms", x=0, xref="x domain", y=math.log10(limit_ms), row=row, col=1,
+        xanchor="left", yanchor="bottom", showarrow=False, font={"color": LIMIT},
+    )  # fmt: skip
+
+
+def _hollow() -> go.Scatter:
+    marker = {"symbol": "circle-open", "size": 8, "color": INK}
+    return go.Scatter(x=[None], y=[None], mode="markers", name="hollow: misses the SLO", marker=marker)
 
 
 def _interval(mine: pl.DataFrame, column: str) -> tuple[list[float], list[float]] | None:
@@ -125,7 +157,7 @@ def _band(x: list[float], low: list[float], high: list[float], look: Style, stra
 
 def _switch(owners: list[str]) -> dict[str, object]:
     buttons = [
-        {"label": text, "method": "restyle", "args": [{"visible": [owner == quantile for owner in owners]}]}
+        {"label": text, "method": "restyle", "args": [{"visible": [o in (quantile, "") for o in owners]}]}
         for quantile, text in (("p90", "p90"), ("p50", "median"))
     ]
     return {
@@ -135,15 +167,11 @@ def _switch(owners: list[str]) -> dict[str, object]:
 
 
 def _stream_bar(strategy: str, value: float, base: float | None, look: Style) -> go.Bar:
-    change = "" if base is None or value == base else f" ({100 * (value / base - 1):+.0f} %)".replace("-", "−")
     return go.Bar(
         x=[value],
-        y=[wrapped(label(strategy), 24)],
+        y=[tick(strategy, f"<b>{human(value)}</b> ms{change(value, base)}")],
         orientation="h",
         name=label(strategy),
-        text=[f"{human(value)}{change}"],
-        textposition="outside",
-        cliponaxis=False,
-        marker={"color": look.colour, "pattern": {"shape": look.pattern, "size": 6, "solidity": 0.25}},
+        marker=filled(look),
         hovertemplate="%{x:.4g} ms<extra>" + label(strategy) + "</extra>",
     )

@@ -10,7 +10,7 @@ from sim.plans.plan import ATTN, FFN, KV, Flags, SkipPlan
 from sim.study.pictures.style import FAINT, label, themed
 
 STATES = ("full", "FFN gated", "shared cache", "attention only", "FFN only", "KV only", "skipped")
-COLOURS = ("#1f4e79", "#4d7fb0", "#3fa08f", "#d98324", "#b56576", "#f2c879", "rgba(128,128,128,0.10)")
+COLOURS = ("#1f4e79", "#7db0de", "#2f8577", "#e08e2b", "#b0567a", "#f6d58e", "rgba(128,128,128,0.10)")
 
 
 class Column(NamedTuple):
@@ -32,10 +32,10 @@ def plan_table(plan: SkipPlan) -> go.Figure:
     figure = go.Figure(_cells(plan, columns, states))
     for state in np.unique(states):
         figure.add_trace(_legend_entry(int(state)))
-    themed(figure, f"What does a token do in each layer? {label(plan.name)}", height=190 + 14 * plan.layers)
+    themed(figure, f"What does a token do in each layer? {label(plan.name)}", height=190 + min(14 * plan.layers, 640))
     step = max(1, plan.layers // 16)
     figure.update_yaxes(title="layer (0 is next to the input)", showgrid=False, tick0=0, dtick=step, zeroline=False)
-    figure.update_xaxes(title="token: of the prompt, sampled, or generated (first of its kind)", showgrid=False)
+    figure.update_xaxes(title="token: prompt, sampled (the prompt's last), then generated token t", showgrid=False)
     figure.update_xaxes(type="category", tickangle=0, nticks=12)
     return figure
 
@@ -43,7 +43,8 @@ def plan_table(plan: SkipPlan) -> go.Figure:
 def _columns(plan: SkipPlan) -> list[Column]:
     starts = [0, *(1 + np.flatnonzero((plan.decode[1:] != plan.decode[:-1]).any(axis=1)))]
     given = [Column("prompt", plan.prompt, generated=False), Column("sampled", plan.sampled, generated=False)]
-    return given + [Column(f"t={t}", plan.decode[t], generated=True) for t in starts]
+    names = [f"t = {t}" for t in starts[:-1]] + [f"t ≥ {starts[-1]}"]
+    return given + [Column(name, plan.decode[t], generated=True) for name, t in zip(names, starts)]
 
 
 def _states(plan: SkipPlan, column: Column) -> NDArray[np.int64]:
@@ -82,7 +83,7 @@ def _explained(plan: SkipPlan, column: Column, layer: int, state: str) -> str:
     where = f"layer {layer}, {column.name}: {state}"
     owner, source = int(plan.kv_owner[layer]), int(plan.kv_input[layer])
     if state == "FFN gated" and plan.gate:
-        where += f"<br>FFN left out for {100 * plan.gate.skip[layer]:.0f} % of the tokens"
+        where += f"<br>FFN left out for {100 * plan.gate.skip[layer]:.0f}% of the tokens"
     if owner != layer and state != "skipped":
         where += f"<br>reads the cache of layer {owner}"
     if source != layer and column.flags[layer] & KV:

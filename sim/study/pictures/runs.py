@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from sim.study.pictures.style import human, label, themed, wrapped
+from sim.study.pictures.style import label, themed, wrapped
 
 PARTS = {
     "weights": ("weights", "#1f4e79", ""),
@@ -18,6 +18,7 @@ PARTS = {
     "host": ("host", "#5d6670", "-"),
 }
 POINTS = 5000
+OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.45, "size": 6, "solidity": 0.15}
 
 
 class Run(Protocol):
@@ -54,7 +55,7 @@ def attribution(frame: pl.DataFrame) -> go.Figure:
                 textposition="inside",
                 insidetextanchor="middle",
                 textangle=0,
-                marker={"color": fill, "pattern": {"shape": pattern, "size": 5, "solidity": 0.2}},
+                marker={"color": fill, "pattern": {**OVERLAY, "shape": pattern}},
                 customdata=shares,
                 hovertemplate="%{x:.3g} s, %{customdata:.1%} of this bar<extra>" + name + "</extra>",
             )
@@ -97,8 +98,9 @@ def timeline(result: Run) -> go.Figure:
     figure.update_yaxes(title="rows in the step", row=1, col=1)
     figure.update_yaxes(title="KV memory", tickformat=".0%", range=[0, 1.02], row=2, col=1)
     figure.update_yaxes(title="queue", rangemode="tozero", row=3, col=1)
-    each = f" (each point: {human(grouped)} iterations; mean rows, peak KV and queue)" if grouped > 1 else ""
-    figure.update_xaxes(title="time since the first arrival (s)" + wrapped(each, 60), row=3, col=1)
+    figure.update_layout(legend={"traceorder": "normal"})
+    note = "" if grouped == 1 else f"<br>each point is {grouped:,} iterations:<br>mean rows, peak KV and queue"
+    figure.update_xaxes(title="time since the first arrival (s)" + note, row=3, col=1)
     return figure
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 INK = "#3d4450"  # text on paper; the report's stylesheet recolours it in dark mode
 FAINT = "rgba(128,128,128,0.28)"  # grid lines, readable on light and dark ground
-LIMIT = "#c0392b"  # an SLO
+LIMIT = "#d64541"  # an SLO
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ FAMILIES = {
     "skip_decode": Style("#d55e00", "dash", "square", "/"),
     "ffn_skip": Style("#d99a00", "dot", "triangle-up", "."),
     "swift_kv": Style("#0072b2", "solid", "diamond", "\\"),
-    "across_kv": Style("#45a5db", "longdash", "diamond-open", "-"),
+    "across_kv": Style("#45a5db", "longdash", "bowtie", "-"),
     "composition": Style("#009e73", "dashdot", "star", "x"),
     "unified_skip": Style("#c76a9f", "longdashdot", "pentagon", "|"),
     "static_depth": Style("#8c6d31", "dash", "triangle-down", "+"),
@@ -48,7 +48,7 @@ NAMES = {
     "cross_layer_kv": "Cross-layer KV",
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")  # never open: hollow is a missed SLO
 
 
 def family(strategy: str) -> str:
@@ -77,7 +77,8 @@ def styles(strategies: Iterable[str]) -> dict[str, Style]:
         members[name] = nth + 1
         if nth:
             dash = DASHES[(DASHES.index(style.dash) + nth) % len(DASHES)]
-            style = replace(style, dash=dash, marker=MARKERS[nth % len(MARKERS)] + "-open")
+            start = MARKERS.index(style.marker) if style.marker in MARKERS else 0
+            style = replace(style, dash=dash, marker=MARKERS[(start + nth) % len(MARKERS)])
         result[strategy] = style
     return result
 
@@ -99,7 +100,7 @@ def _say(name: str, arguments: str) -> str:
         elif key == "speedup":
             said.append(f" {value}×")
         else:
-            said.append(f", {key.replace('_', ' ')} {value}")
+            said.append(f", {key.replace('_', ' ')}\u00a0{value}")  # a name and its number stay on one line
     return NAMES[name] + "".join(said)
 
 
@@ -110,7 +111,7 @@ def human(value: float | None) -> str:
     if value == 0 or math.isinf(value):
         return {0.0: "0", math.inf: "∞", -math.inf: "−∞"}[float(value)]
     exponent = int(f"{value:.2e}".partition("e")[2])
-    if not -4 <= exponent <= 14:
+    if not -4 <= exponent <= 6:
         mantissa = f"{value:.2e}".partition("e")[0].rstrip("0").rstrip(".")
         return f"{mantissa} × 10{str(exponent).translate(_SUPERSCRIPT)}".replace("-", "−")
     rounded = round(value, 2 - exponent)
@@ -121,29 +122,41 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage in at most three significant digits: "12.5 %"."""
+    """A share as a percentage with at most one decimal: "12.5%"."""
     if share is None or math.isnan(share):
         return "—"
     digits = 0 if abs(share) >= 0.9995 else 1
     text = f"{100 * share:.{digits}f}"
-    return (text.removesuffix(".0") + " %").replace("-0 %", "0 %").replace("-", "−")
+    text = "0" if float(text) == 0 else text.removesuffix(".0")
+    return f"{text}%".replace("-", "−")
 
 
 def wrapped(text: str, width: int) -> str:
     """Text broken into lines of about `width` characters with <br>, for tick labels."""
     lines = [""]
-    for word in text.split():
+    for word in text.split(" "):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "<br>".join(lines)
 
 
+def tick(strategy: str, figures: str = "") -> str:
+    """The name of a strategy's bar, with figures on a line of their own: there they fit on a phone, too."""
+    return wrapped(label(strategy), 24) + (f"<br>{figures}" if figures else "")
+
+
+def change(value: float, base: float | None) -> str:
+    """ " (+51%)": how much more `value` is than `base`, nothing where there is no base."""
+    percents = round(100 * (value / base - 1)) if base else 0
+    return "" if not base else f" ({percents:+d}%)".replace("+0%", "±0%").replace("-", "−")
+
+
 def themed(figure: go.Figure, title: str, *, height: int, legend: bool = True) -> go.Figure:
     """The figure in the house style: transparent ground, faint grid, the legend under the plot."""
     figure.update_layout(
         template="none",
-        title={"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8, "t": 4}},
+        title={"text": wrapped(title, 80), "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8, "t": 4}},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
         height=height,
         margin={"l": 8, "r": 12, "t": 48, "b": 8, "autoexpand": True},
@@ -152,6 +165,7 @@ def themed(figure: go.Figure, title: str, *, height: int, legend: bool = True) -
         showlegend=legend,
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hoverlabel={"align": "left"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,0.6)", "activecolor": INK},
         dragmode="zoom",
     )
     lines = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), FAINT)
@@ -159,6 +173,21 @@ def themed(figure: go.Figure, title: str, *, height: int, legend: bool = True) -
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
+
+
+def filled(look: Style) -> dict[str, object]:
+    """A bar's fill: the colour, with the family's pattern laid over it for greyscale."""
+    pattern = {"shape": look.pattern, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.55, "size": 7}
+    return {"color": look.colour, "pattern": {**pattern, "solidity": 0.18}}
+
+
+def log_ticks(values: Iterable[float | None]) -> dict[str, object]:
+    """Settings of a logarithmic axis over positive values: ticks at 1, 2 and 5, or only at powers of ten."""
+    found = [math.log10(v) for v in values if v is not None and v > 0] or [0.0]
+    low, high = min(found) - 0.06, max(found) + 0.06
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    ticks = [step * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
 
 
 def in_order(strategies: Sequence[str]) -> list[str]:
