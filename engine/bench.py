@@ -1,0 +1,163 @@
+"""Latency and throughput of strategies against the dense plan and against transformers, in one run on one machine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+from engine.llm import LLM
+from engine.sampler import SamplingParams
+from sim.errors import InputError, PlanError
+from sim.serving.config import SchedulerConfig
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is run: `prompts` random prompts of equal length at once, each continued greedily by `max_tokens`."""
+
+    folder: Path
+    strategies: tuple[str, ...]
+    prompts: int
+    prompt_tokens: int
+    max_tokens: int
+    repeats: int
+    device: str
+    dtype: str
+    scheduler: SchedulerConfig
+    kv_blocks: int | None
+    transformers: bool
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "prompt_tokens", "max_tokens", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def rows_of(bench: Bench, *, note: Callable[[str], None]) -> list[Row]:
+    """One row per system: medians over repeats of wall time, TTFT and TPOT, with ratios to the dense plan.
+
+    A strategy that does not fit the model is told to `note` and left out.
+    """
+    rows = [_engine_row(bench, "dense")]
+    for strategy in bench.strategies:
+        if strategy == "dense":
+            continue
+        try:
+            rows.append(_engine_row(bench, strategy))
+        except PlanError as error:
+            note(f"{strategy} is left out: {error}")
+    if bench.transformers:
+        rows.append(_transformers_row(bench))
+    dense = rows[0]
+    for row in rows:
+        row["speedup"] = row["output_tokens_per_s"] / dense["output_tokens_per_s"]
+        for metric in ("ttft_ms", "tpot_ms"):
+            row[f"{metric.removesuffix('_ms')}_ratio"] = row[metric] / dense[metric] if row[metric] else None
+    return rows
+
+
+def _prompts(bench: Bench, vocab: int, seed: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(2, vocab, (bench.prompts, bench.prompt_tokens)).tolist()
+
+
+def _engine_row(bench: Bench, strategy: str) -> Row:
+    llm = LLM(
+        bench.folder,
+        plan=strategy,
+        device=bench.device,
+        dtype=bench.dtype,
+        scheduler=bench.scheduler,
+        kv_blocks=bench.kv_blocks,
+    )
+    params = SamplingParams(max_tokens=bench.max_tokens, ignore_eos=True)
+    vocab = llm.config.shape.vocab
+    llm.generate(_prompts(bench, vocab, 0), params)  # warms up allocators, kernels and graphs
+    walls, ttft, tpot = [], [], []
+    for repeat in range(bench.repeats):
+        started = perf_counter()
+        done = llm.generate(_prompts(bench, vocab, 1 + repeat), params)
+        walls.append(perf_counter() - started)
+        failed = [c.error for c in done if c.error]
+        if failed:
+            raise InputError(str(failed[0]))
+        events = llm.events()
+        last = slice(-bench.prompts, None)
+        ttft.append(float(np.mean(events["first_token_ns"][last] - events["arrival_ns"][last])) / 1e6)
+        span = events["last_token_ns"][last] - events["first_token_ns"][last]
+        tpot.append(float(np.mean(span / max(1, bench.max_tokens - 1))) / 1e6)
+    summary = llm.metrics.summary()
+    return {
+        "system": strategy,
+        **_speed(bench, walls),
+        "ttft_ms": median(ttft),
+        "tpot_ms": median(tpot) if bench.max_tokens > 1 else None,
+        "decode_skip_nominal": llm.plan.nominal_skip,
+        "prompt_skip_nominal": llm.plan.prompt_skip,
+        "skip_requested": summary["skip_requested"],
+        "weight_bytes_skip_realised": summary["weight_bytes_skip_realised"],
+        "kv_read_skip_realised": summary["kv_read_skip_realised"],
+    }
+
+
+def _transformers_row(bench: Bench) -> Row:
+    """The same prompts as one static batch of `generate`; its time per token is end to end."""
+    model: Any = AutoModelForCausalLM.from_pretrained(bench.folder, local_files_only=True, trust_remote_code=False)
+    device = "cuda" if bench.device != "cpu" and torch.cuda.is_available() else "cpu"
+    dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(bench.dtype)
+    model = model.to(device, dtype or getattr(torch, bench.dtype)).eval()
+    walls = []
+    for repeat in range(-1, bench.repeats):
+        tokens = torch.tensor(_prompts(bench, model.config.vocab_size, 1 + repeat), device=device)
+        started = perf_counter()
+        model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            max_new_tokens=bench.max_tokens,
+            min_new_tokens=bench.max_tokens,
+            pad_token_id=0,
+        )
+        if device == "cuda":
+            torch.cuda.synchronize()
+        walls.append(perf_counter() - started)
+    return {"system": "transformers generate", **_speed(bench, walls[1:]), "ttft_ms": None, "tpot_ms": None}
+
+
+def _speed(bench: Bench, walls: Sequence[float]) -> Row:
+    wall = median(walls)
+    return {
+        "wall_s": wall,
+        "wall_spread": (max(walls) - min(walls)) / wall,
+        "output_tokens_per_s": bench.prompts * bench.max_tokens / wall,
+    }
+
+
+def table_of(bench: Bench, rows: Sequence[Row]) -> Table:
+    """The rows as a table of ratios to the dense plan: what was nominally skipped beside what was saved."""
+    title = f"{bench.prompts} prompts of {bench.prompt_tokens} tokens, {bench.max_tokens} generated each, greedy"
+    table = Table(title=title, caption=f"medians of {bench.repeats}; ratios to dense; spread is (max - min) / median")
+    for column in ("system", "tokens/s", "spread", "speed-up", "TTFT", "TPOT"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for column in ("blocks skipped", "weight bytes saved", "KV reads saved"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        shares = [row.get(name) for name in ("skip_requested", "weight_bytes_skip_realised", "kv_read_skip_realised")]
+        table.add_row(
+            row["system"],
+            f"{row['output_tokens_per_s']:,.0f}",
+            f"{row['wall_spread']:.0%}",
+            f"{row['speedup']:.2f}x",
+            *(f"{r:.2f}x" if (r := row[name]) else "–" for name in ("ttft_ratio", "tpot_ratio")),
+            *("–" if share is None else f"{share:.1%}" for share in shares),
+        )
+    return table

@@ -1,0 +1,69 @@
+"""The scheduler's columns for requests that nobody knows in advance: room is made as they come."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.serving.columns import Asked, Ints, State, asked_of, state_of
+
+
+class Room(NamedTuple):
+    """How many requests, prefix hashes and prefix entries the columns can hold."""
+
+    requests: int
+    hashes: int
+    entries: int
+
+    def at_least(self, other: "Room") -> "Room":
+        """Twice as much of what is short."""
+        return Room(*(have if have >= need else max(need, 2 * have) for have, need in zip(self, other)))
+
+
+def columns_for(room: Room, *, max_num_seqs: int, total_units: int, full_units: int) -> tuple[Asked, State]:
+    """Columns of an idle replica with that much room."""
+    n = room.requests
+    zeros = np.zeros(n, dtype=np.int64)
+    ids = np.full(room.hashes, max(0, room.entries - 1), dtype=np.int64)
+    asked = asked_of(zeros, zeros, zeros, ids, np.zeros(n + 1, dtype=np.int64))
+    state = state_of(asked, max_num_seqs=max_num_seqs, total_units=total_units, full_units=full_units)
+    return asked, state
+
+
+def grown(asked: Asked, state: State, blank: tuple[Asked, State]) -> tuple[Asked, State]:
+    """The larger `blank` columns with everything that the present ones hold."""
+
+    def filled(target: Any, source: Any) -> Any:
+        target[: source.size] = source
+        return target
+
+    wider, idle = blank
+    return (
+        Asked(*(filled(target, source) for target, source in zip(wider, asked))),
+        State(*(filled(target, source) for target, source in zip(idle, state))),
+    )
+
+
+class Prefixes:
+    """Dense ids of full prompt blocks: equal ids mean equal tokens from the first one on."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self._ids: dict[tuple[int, bytes], int] = {}
+
+    @property
+    def count(self) -> int:
+        """Ids given so far."""
+        return len(self._ids)
+
+    def ids(self, tokens: list[int]) -> Ints:
+        """One id per full block of the prompt.
+
+        The last prompt token follows its own row of the plan, so the block that it completes is nobody else's.
+        """
+        size, parent, out = self.block_tokens, -1, []
+        column = np.asarray(tokens, dtype=np.int64)
+        for start in range(0, (len(tokens) - 1) // size * size, size):
+            key = (parent, column[start : start + size].tobytes())
+            parent = self._ids.setdefault(key, len(self._ids))
+            out.append(parent)
+        return np.array(out, dtype=np.int64)
