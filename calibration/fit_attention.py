@@ -67,16 +67,13 @@ def fit_decode(rows: pl.DataFrame, *, kv_bytes: int, l2_bytes: float, seed: int 
     head_dim = int(rows["head_dim"][0])
     per_pair = 2.0 * kv_bytes * head_dim
     held = _held_out(heads * 1e4 + kv_heads, seed)
-    full = _grid(pairs, context, ns, per_pair, l2_bytes)
+    xs, ys, grid, reach, rate = _grid(pairs, context, ns, per_pair, l2_bytes)
     blind = _grid(pairs[~held], context[~held], ns[~held], per_pair, l2_bytes)
-    cold = pairs * context * per_pair > 1.5 * l2_bytes
-    small = pairs * context * per_pair < 0.05 * l2_bytes
-    fair = cold | small
-    xs, ys, grid, reach, rate = full
-    domain = {
-        name: [float(x.min()), float(x.max())]
-        for name, x in (("rows", count), ("context", context), ("heads", heads), ("kv_heads", kv_heads))
-    }
+    moved = pairs * context * per_pair
+    cold = moved > 1.5 * l2_bytes
+    fair = cold | (moved < 0.05 * l2_bytes)
+    measured = (("rows", count), ("context", context), ("heads", heads), ("kv_heads", kv_heads))
+    domain = {name: [float(x.min()), float(x.max())] for name, x in measured}
     table: dict[str, Any] = {
         "head_dim": head_dim,
         "grouped": bool((heads > kv_heads).any()),
@@ -88,8 +85,7 @@ def fit_decode(rows: pl.DataFrame, *, kv_bytes: int, l2_bytes: float, seed: int 
         "cold_bytes_per_ns": round(rate, 1),
     }
     DecodeTimes.read(table)
-    at = bilinear(xs, ys, grid, pairs, context)
-    blind_at = bilinear(*blind[:3], pairs, context)
+    at, blind_at = (bilinear(*one, pairs, context) for one in ((xs, ys, grid), blind[:3]))
     table["residuals"] = {
         "in_sample": spread(at[fair], ns[fair]),
         "held_out": spread(blind_at[fair & held], ns[fair & held]),

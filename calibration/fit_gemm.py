@@ -13,8 +13,12 @@ from sim.cost.gemm_times import CLIMBING, WAVING, GemmTimes, Tile, term
 WHOLE = ((128, 256), (256, 128), (128, 128), (64, 128), (64, 64), (64, 256), (192, 128), (128, 64))
 SPLIT = ((64, 64, 2), (64, 64, 4), (128, 128, 2), (64, 128, 2), (128, 64, 4))
 TILES: tuple[Tile, ...] = (*((rows, width, 1) for rows, width in WHOLE), *SPLIT)
-KNOTS = (1, 16, 17, 32, 48, 64, 65, 96, 128, 129, 160, 192, 224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072)
-KNOTS_ABOVE = (4096, 8192, 16384, 32768)
+KNOTS = (
+    *(1, 16, 17, 32, 48, 64, 65, 96, 128, 129, 160, 192, 224, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 3072),
+    *(4096, 8192, 16384, 32768),
+)
+HELD_OUT_ROWS = (96, 97, 512, 513, 1024, 1025, 2048, 2049, 3072, 3073)
+BANDS = ((1, 16), (17, 64), (65, 256), (257, 1024), (1025, 4352), (4353, 16384))
 SMALLEST = 512  # narrower or shallower matrices are launch-bound and rare: fitted by nobody, priced by extrapolation
 ROUNDS = 25
 UNDERCUT = (0.1, 0.03)  # weights tried for rows that a kernel would undercut
@@ -25,21 +29,23 @@ SMALLEST_SHARE = 50  # rows below which a kernel is dropped
 def fit_gemm(rows: pl.DataFrame, *, sms: int, seed: int = 0) -> dict[str, Any]:
     """The table of one dtype for `GemmTimes.read`, with domain and residuals.
 
-    Held-out residuals come from a second fit that never saw a random fifth of the (n, k) shapes; the coefficients
-    come from all rows. Residuals are of n, k >= 1024 and m <= 16384, the shapes of language models.
+    Held-out residuals come from fits that never saw a random fifth of the (n, k) shapes, or none of the row counts
+    in HELD_OUT_ROWS; the coefficients come from all rows. Residuals are of n, k >= 1024 and m <= 16384, the shapes
+    of language models; `aligned` leaves out the successors of multiples of 256.
     """
     rows = rows.filter((pl.col("n") >= SMALLEST) & (pl.col("k") >= SMALLEST))
     m, n, k, ns = (rows[name].to_numpy().astype(np.float64) for name in ("m", "n", "k", "ns"))
-    knots = [x for x in (*KNOTS, *KNOTS_ABOVE) if x <= m.max()]
     shapes = n * 2.0**32 + k
     unique = np.unique(shapes)
-    chosen = np.random.default_rng(seed).choice(unique, int(HELD_OUT * unique.size), replace=False)
-    held = np.isin(shapes, chosen)
+    held = np.isin(shapes, np.random.default_rng(seed).choice(unique, int(HELD_OUT * unique.size), replace=False))
+    held_rows = np.isin(m, HELD_OUT_ROWS)
+    knots, found = _fit(m, n, k, ns, sms)
+    full = _predict(found, m, n, k, knots, sms)
+    blind, blind_rows = (
+        _predict(seen[1], m, n, k, seen[0], sms)
+        for seen in (_fit(m[~out], n[~out], k[~out], ns[~out], sms) for out in (held, held_rows))
+    )
     relevant = (n >= 1024) & (k >= 1024) & (m <= 16384)
-    everywhere = (m, n, k, knots, sms)
-    blind = _predict(_fit(m[~held], n[~held], k[~held], ns[~held], knots, sms), *everywhere)
-    found = _fit(m, n, k, ns, knots, sms)
-    full = _predict(found, *everywhere)
     aligned = relevant & ((m <= 256) | (m % 256 == 0))
     table: dict[str, Any] = {
         "sms": sms,
@@ -49,10 +55,11 @@ def fit_gemm(rows: pl.DataFrame, *, sms: int, seed: int = 0) -> dict[str, Any]:
             "in_sample": spread(full[relevant], ns[relevant]),
             "held_out": spread(blind[relevant & held], ns[relevant & held]),
             "held_out_aligned": spread(blind[aligned & held], ns[aligned & held]),
+            "held_out_rows": spread(blind_rows[aligned & held_rows], ns[aligned & held_rows]),
             "by_m": {
                 f"{low}-{high}": spread(blind[q], ns[q])
-                for low, high in ((1, 16), (17, 64), (65, 256), (257, 1024), (1025, 4353), (4354, 16384))
-                if (q := relevant & held & (m >= low) & (m <= high)).any()
+                for low, high in BANDS
+                if (q := aligned & held & (m >= low) & (m <= high)).any()
             },
         },
     }
@@ -60,19 +67,21 @@ def fit_gemm(rows: pl.DataFrame, *, sms: int, seed: int = 0) -> dict[str, Any]:
     return table
 
 
-def _fit(m: Floats, n: Floats, k: Floats, ns: Floats, knots: Sequence[float], sms: int) -> dict[int, Floats]:
-    """Weights of each tile's design, from the better of two alternations.
+def _fit(m: Floats, n: Floats, k: Floats, ns: Floats, sms: int) -> tuple[list[float], dict[int, Floats]]:
+    """Knots of m, and the weights of each tile's design, from the better of two alternations.
 
     Above 256 rows the tables hold multiples of 256 and their successors. An fp8 kernel with an odd number of row
     tiles is up to twice as slow as the next larger even one, which no monotone function follows; steps that fill
     their token budget have round sizes, so the successors weigh a quarter.
     """
+    measured = set(m)
+    knots = [float(x) for x in KNOTS if x in measured]  # a knot without data is where a minimum of fits dives
     weight = np.where((n >= 1024) & (k >= 1024) & (m <= 16384), 1.0, 0.16)
     weight = np.where((m > 256) & (m % 256 == 1), 0.25 * weight, weight)
     designs = [_design(m, n, k, knots, tile, sms) for tile in TILES]
     ideal = np.stack([_ideal(m, n, k, tile, sms) for tile in TILES], axis=1)
     tried = [_alternate(designs, ns, weight, np.argmin(ideal, axis=1), undercut) for undercut in UNDERCUT]
-    return min(tried, key=lambda one: one[0])[1]
+    return knots, min(tried, key=lambda one: one[0])[1]
 
 
 def _ideal(m: Floats, n: Floats, k: Floats, tile: Tile, sms: int) -> Floats:

@@ -48,11 +48,12 @@ def test_coefficient_files_stay_small(path):
 
 
 def test_held_out_errors_are_what_we_say_they_are():
-    """GEMMs of shapes never seen: median within 4 %, p90 within 11 %; decode attention within 4 %."""
+    """GEMMs of shapes never seen: median within 4 % (fp8: 5 %), p90 within 11 %; decode attention within 4 %."""
     for name in FITTED:
         for fit, one in times_for(name).provenance["fits"].items():
             if fit.startswith("gemm"):
-                assert one["residuals"]["held_out_aligned"]["median"] <= 0.04, (name, fit)
+                bound = 0.05 if fit.endswith("fp8") else 0.04
+                assert one["residuals"]["held_out_aligned"]["median"] <= bound, (name, fit)
                 assert one["residuals"]["held_out_aligned"]["p90"] <= 0.11, (name, fit)
             if fit.startswith("decode"):
                 assert one["residuals"]["held_out"]["median"] <= 0.04, (name, fit)
