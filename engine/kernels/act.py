@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import cdiv, jit, tl, use_triton, wide
+from engine.kernels.backend import cdiv, check_packed, check_whole, jit, tl, use_triton, wide
 
 BLOCK = 1024  # eight values per thread of four warps: 128-bit accesses
 
@@ -30,6 +30,8 @@ def _relu(x_ptr, size, BLOCK: tl.constexpr):
 
 def swiglu_triton(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     """As `swiglu`."""
+    check_packed(gate_up=gate_up)
+    check_whole(out=out)
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width) if out is None else out
     _swiglu[(rows, cdiv(width, BLOCK))](gate_up, out, gate_up.stride(0), width, BLOCK=BLOCK, num_warps=4)
@@ -54,6 +56,7 @@ def swiglu(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 def relu_triton(x: Tensor) -> Tensor:
     """As `relu`."""
+    check_whole(x=x)
     _relu[(cdiv(x.numel(), BLOCK),)](x, x.numel(), BLOCK=BLOCK, num_warps=4)
     return x
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import LOG2_E, SMS, cdiv, dot, jit, pow2, tl, use_triton
-from engine.kernels.paged import attend, check_pages, slots, softmax_step
+from engine.kernels.backend import LOG2_E, SMS, cdiv, check_packed, check_whole, dot, jit, pow2, tl, use_triton
+from engine.kernels.paged import attend, slots, softmax_step
 
 BLOCK_N = 64
 MAX_SPLITS = 32
@@ -36,9 +36,9 @@ def _attend_row(q, k_ptr, v_ptr, page_ptr, lo, hi, scale, kv_stride,
         offset = slots(page_ptr, start, n, hi, PAGE, BLOCK_N)[:, None] * kv_stride + d[None, :]
         seen = (n < hi)[:, None] & (d < HEAD_DIM)[None, :]
         k = tl.load(k_ptr + offset, mask=seen, other=0.0)
-        scores = dot(q, tl.trans(k), tl.zeros([ROWS, BLOCK_N], tl.float32)) * scale
+        scores = dot(q, tl.trans(k), tl.zeros([ROWS, BLOCK_N], tl.float32))
         scores = tl.where((n < hi)[None, :], scores, float("-inf"))
-        weights, rescale, peak, total = softmax_step(scores, peak, total)
+        weights, rescale, peak, total = softmax_step(scores, scale, peak, total)
         v = tl.load(v_ptr + offset, mask=seen, other=0.0)
         acc = dot(weights, v, acc * rescale[:, None])
     return acc / total[:, None], peak + tl.log2(total)
@@ -109,7 +109,10 @@ def decode_splits(rows: int, kv_heads: int, capacity: int) -> int:
 
 
 def decode_scratch(q: Tensor, splits: int) -> Scratch:
-    """Fresh float32 partial results: values [rows, heads, splits, head_dim] and logs [rows, heads, splits]."""
+    """Fresh float32 partial results, values [rows, heads, splits, head_dim] and logs [rows, heads, splits].
+
+    `splits` is a power of two; it fixes the split of every decode call that is given the result.
+    """
     rows, heads, head_dim = q.shape
     return (
         q.new_empty(rows, heads, splits, head_dim, dtype=torch.float32),
@@ -122,7 +125,8 @@ def attn_decode_triton(
     active: Tensor | None = None, out: Tensor | None = None, scratch: Scratch | None = None,
 ) -> Tensor:  # fmt: skip
     """As `attn_decode`; the number of splits is that of `scratch`, or `decode_splits`."""
-    check_pages(k_pages, v_pages)
+    check_packed(q=q, page_table=page_table)
+    check_whole(k_pages=k_pages, v_pages=v_pages, ctx_len=ctx_len, active=active, out=out)
     rows, heads, head_dim = q.shape
     page_size, kv_heads = k_pages.shape[1:3]
     group = heads // kv_heads

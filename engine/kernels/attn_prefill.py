@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import LOG2_E, dot, jit, pow2, tl, use_triton
-from engine.kernels.paged import attend, check_pages, slots, softmax_step
+from engine.kernels.backend import LOG2_E, check_packed, check_whole, dot, jit, pow2, tl, use_triton
+from engine.kernels.paged import attend, slots, softmax_step
 
 
 @jit
@@ -30,10 +30,10 @@ def _attend_tile(state, q, k_ptr, v_ptr, page_ptr, position, lo, hi, scale, kv_s
         else:
             there = tl.broadcast_to((d < HEAD_DIM)[None, :], [BLOCK_N, DIM])
         k = tl.load(k_ptr + offset, mask=there, other=0.0)
-        scores = dot(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32)) * scale
+        scores = dot(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32))
         if MASKED:
             scores = tl.where(n[None, :] <= position[:, None], scores, float("-inf"))
-        weights, rescale, peak, total = softmax_step(scores, peak, total)
+        weights, rescale, peak, total = softmax_step(scores, scale, peak, total)
         v = tl.load(v_ptr + offset, mask=there, other=0.0)
         acc = dot(weights, v, acc * rescale[:, None])
     return acc, total, peak
@@ -84,11 +84,14 @@ def _prefill(q_ptr, k_ptr, v_ptr, page_ptr, ctx_ptr, cu_ptr, out_ptr, scale, q_s
     tl.store(out_ptr + place[:, None] * HEAD_DIM + d[None, :], acc / total[:, None], mask=inside)
 
 
-def prefill_tiles(tokens: int, seqs: int) -> dict[str, int]:
+def prefill_tiles(tokens: int, seqs: int, dtype: torch.dtype) -> dict[str, int]:
     """Block sizes and warps for a chunk of `tokens` queries in `seqs` sequences: small tiles for short pieces.
 
-    Three stages, because a key tile's page lookup has to run a tile ahead of its load.
+    Three stages, because a key tile's page lookup has to run a tile ahead of its load. float32 has no warp-group
+    product, and its larger tiles would not fit the registers.
     """
+    if dtype == torch.float32:
+        return {"BLOCK_M": 16, "BLOCK_N": 32, "STAGES": 3, "num_warps": 4}
     short = tokens < 128 * seqs
     return {"BLOCK_M": 64 if short else 128, "BLOCK_N": 64, "STAGES": 3, "num_warps": 4 if short else 8}
 
@@ -98,12 +101,13 @@ def attn_prefill_triton(
     scale: float, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """As `attn_prefill`."""
-    check_pages(k_pages, v_pages)
+    check_packed(q=q, page_table=page_table)
+    check_whole(k_pages=k_pages, v_pages=v_pages, ctx_len=ctx_len, cu_seqlens=cu_seqlens, out=out)
     tokens, heads, head_dim = q.shape
     page_size, kv_heads = k_pages.shape[1:3]
     seqs = page_table.shape[0]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    tiles = prefill_tiles(tokens, seqs)
+    tiles = prefill_tiles(tokens, seqs, q.dtype)
     grid = (heads, tokens // tiles["BLOCK_M"] + seqs)
     _prefill[grid](
         q, k_pages, v_pages, page_table, ctx_len, cu_seqlens, out,

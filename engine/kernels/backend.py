@@ -15,7 +15,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "LOG2_E", "SMS", "cdiv", "dot", "jit", "pow2", "tl", "use_triton", "wide"]
+__all__ = [
+    "INTERPRETED", "LOG2_E", "SMS", "cdiv", "check_packed", "check_whole", "dot", "jit", "pow2", "tl", "use_triton",
+    "wide",
+]  # fmt: skip
 
 if find_spec("triton"):
     import triton
@@ -44,6 +47,20 @@ def use_triton(x: Tensor) -> bool:
 def wide(x: Tensor) -> Tensor:
     """The tensor in the dtype its reference computes in: float32, or float64 if it is that already."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def check_packed(**tensors: Tensor | None) -> None:
+    """Raises ValueError unless each tensor's last two dimensions (values of a row, heads of a row) are adjacent."""
+    for name, x in tensors.items():
+        if x is not None and (x.stride(-1) != 1 or (x.ndim > 2 and x.stride(-2) != x.shape[-1])):
+            raise ValueError(f"{name} {tuple(x.shape)} has strides {x.stride()}; its rows must be contiguous")
+
+
+def check_whole(**tensors: Tensor | None) -> None:
+    """Raises ValueError unless each tensor is contiguous."""
+    for name, x in tensors.items():
+        if x is not None and not x.is_contiguous():
+            raise ValueError(f"{name} {tuple(x.shape)} has strides {x.stride()}; it must be contiguous")
 
 
 def cdiv(a: int, b: int) -> int:

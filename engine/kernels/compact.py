@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import cdiv, jit, pow2, tl, use_triton
+from engine.kernels.backend import cdiv, check_packed, check_whole, jit, pow2, tl, use_triton
 
 BLOCK_D = 1024
 MAX_ROWS = 16384  # one program scans the mask
@@ -40,6 +40,7 @@ def compact_rows_triton(
     active: Tensor, *, index: Tensor | None = None, count: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As `compact_rows`."""
+    check_whole(active=active)
     rows = active.shape[0]
     if rows > MAX_ROWS:
         raise ValueError(f"{rows} rows; one compaction holds at most {MAX_ROWS}")
@@ -74,6 +75,7 @@ def compact_rows(
 
 
 def _launch(x: Tensor, index: Tensor, count: Tensor, out: Tensor, *, gather: bool) -> Tensor:
+    check_packed(x=x, out=out)
     rows, dim = x.shape
     _move[(rows, cdiv(dim, BLOCK_D))](
         x, index, count, out, x.stride(0), out.stride(0), dim, GATHER=gather, BLOCK=BLOCK_D, num_warps=4

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import SMS, cdiv, dot, jit, pow2, tl, use_triton, wide
+from engine.kernels.backend import SMS, cdiv, check_packed, check_whole, dot, jit, pow2, tl, use_triton, wide
 
 MAX_PREDICATED_ROWS = 32
 
@@ -102,6 +102,8 @@ def _launch(
     x: Tensor, w_up: Tensor, w_down: Tensor, b_up: Tensor | None, b_down: Tensor | None,
     active: Tensor | None, index: Tensor | None, count: Tensor | None, hidden: Tensor | None, out: Tensor | None,
 ) -> Tensor:  # fmt: skip
+    check_packed(x=x, out=out)
+    check_whole(w_up=w_up, w_down=w_down, hidden=hidden, active=active)
     (rows, dim), width = x.shape, w_down.shape[1]
     hidden = x.new_empty(rows, width) if hidden is None else hidden
     out = x.new_empty(rows, dim) if out is None else out

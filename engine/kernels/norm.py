@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import jit, pow2, tl, use_triton, wide
+from engine.kernels.backend import check_packed, check_whole, jit, pow2, tl, use_triton, wide
 
 
 class CosineGate(NamedTuple):
@@ -79,6 +79,8 @@ def _launch(
     stream: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, out: Tensor, *,
     eps: float, active: Tensor | None, gate: CosineGate | None, post: bool = False,
 ) -> Tensor:  # fmt: skip
+    check_packed(stream=stream, delta=delta, out=out)
+    check_whole(weight=weight, bias=bias, active=active)
     rows, dim = stream.shape
     if gate is not None and gate.ahead.shape[0] == 0:
         gate = None

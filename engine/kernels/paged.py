@@ -27,21 +27,15 @@ def slots(page_ptr, start, n, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @jit
-def softmax_step(scores, peak, total):
-    """One step of the online softmax in base 2 (FlashAttention, arXiv 2205.14135): weights, rescale, peak, total."""
-    new_peak = tl.maximum(peak, tl.max(scores, 1))
+def softmax_step(scores, scale, peak, total):
+    """One step of the online softmax (FlashAttention, arXiv 2205.14135): weights, rescale, peak, total.
+
+    `scale` > 0 includes log2(e), so that powers are of two; it is applied beside the subtraction, as one operation.
+    """
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
     rescale = tl.exp2(peak - new_peak)
-    weights = tl.exp2(scores - new_peak[:, None])
+    weights = tl.exp2(scores * scale - new_peak[:, None])
     return weights, rescale, new_peak, total * rescale + tl.sum(weights, 1)
-
-
-def check_pages(k_pages: Tensor, v_pages: Tensor) -> None:
-    """Raises ValueError unless both caches are laid out as the kernels address them."""
-    for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
-        if not pages.is_contiguous():
-            raise ValueError(f"{name} has strides {pages.stride()}; pages must be contiguous")
-    if k_pages.shape != v_pages.shape:
-        raise ValueError(f"k_pages {tuple(k_pages.shape)} and v_pages {tuple(v_pages.shape)} differ in shape")
 
 
 def attend(q: Tensor, k_pages: Tensor, v_pages: Tensor, pages: Tensor, context: int, scale: float) -> Tensor:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import cdiv, jit, pow2, tl, use_triton, wide
-from engine.kernels.paged import check_pages
+from engine.kernels.backend import cdiv, check_packed, check_whole, jit, pow2, tl, use_triton, wide
 
 
 @jit
@@ -66,6 +65,8 @@ def _launch(
     slot: Tensor | None, position: Tensor | None, cos: Tensor | None, sin: Tensor | None,
 ) -> None:  # fmt: skip
     """One launch; k and v are [rows, layers, kv_heads, head_dim], the caches have a leading layer index."""
+    check_packed(q=q, k=k, v=v, slot=slot)
+    check_whole(k_cache=k_cache, v_cache=v_cache, position=position, cos=cos, sin=sin)
     some = q if q is not None else k
     assert some is not None
     rows, head_dim = some.shape[0], some.shape[-1]
@@ -104,7 +105,6 @@ def rope_kv_triton(
     position: Tensor, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """As `rope_kv`."""
-    check_pages(k_pages, v_pages)
     _launch(q, k[:, None], v[:, None], k_pages[None], v_pages[None], slot, position, cos, sin)
 
 
@@ -155,7 +155,6 @@ def write_kv_triton(
     """As `write_kv`."""
     if k.ndim == 3:
         k, v, k_cache, v_cache = k[:, None], v[:, None], k_cache[None], v_cache[None]
-    check_pages(k_cache, v_cache)
     _launch(None, k, v, k_cache, v_cache, slot, position, cos, sin)
 
 

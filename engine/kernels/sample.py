@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.backend import cdiv, jit, pow2, tl, use_triton, wide
+from engine.kernels.backend import cdiv, check_packed, check_whole, jit, pow2, tl, use_triton, wide
 
 BLOCK_V = 4096
 
@@ -60,6 +60,8 @@ def sample_triton(
     logits: Tensor, temperature: Tensor, seed: Tensor, step: Tensor, *, out: Tensor | None = None
 ) -> Tensor:
     """As `sample`."""
+    check_packed(logits=logits)
+    check_whole(temperature=temperature, seed=seed, step=step, out=out)
     rows, vocab = logits.shape
     out = logits.new_empty(rows, dtype=torch.int64) if out is None else out
     blocks = cdiv(vocab, BLOCK_V)

@@ -57,7 +57,7 @@ PIECES = {  # queries per sequence, contexts, rows of q that nobody owns
 
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2]])
+@pytest.mark.parametrize("shape", [(3, 1, 128, 64), (2, 2, 64, 16)])
 def test_prefill_equals_the_reference_and_leaves_unowned_rows(shape, dtype, pieces):
     queries, contexts, surplus = pieces
     heads, kv_heads, head_dim, page_size = shape
@@ -85,5 +85,5 @@ def test_prefill_of_odd_heads_equals_the_reference(page_size):
 def test_pages_in_another_layout_are_refused():
     cache = paged([20], 2, 64, 16, torch.float32)
     heads_first = cache.k.transpose(1, 2)
-    with pytest.raises(ValueError, match="pages must be contiguous"):
+    with pytest.raises(ValueError, match="it must be contiguous"):
         attn_decode(noise(1, 4, 64), heads_first, heads_first, cache.table, cache.ctx, scale=0.1)
