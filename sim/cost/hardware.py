@@ -85,7 +85,7 @@ def _gpu(path: Path, name: str, table: Mapping[str, Any]) -> Gpu:
             values[figure], sources[figure] = table[figure]["value"], table[figure]["source"]
         except (KeyError, TypeError) as cause:
             raise InputError(f"{path}: [{name}] lacks {figure} = {{ value = …, source = … }}") from cause
-    return Gpu(name=name, **values, sources=MappingProxyType(sources))
+    return Gpu(name=name, **values, sources=sources)
 
 
 def _key(name: str) -> str:

@@ -17,7 +17,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ class Measured:
         ops = facts["ops"]
         return cls(
             gpu=gpu,
-            provenance=MappingProxyType({k: v for k, v in facts.items() if k != "ops"} | _summary(ops)),
+            provenance={k: v for k, v in facts.items() if k != "ops"} | _summary(ops),
             gemms={dtype: GemmTimes.read(table) for dtype, table in ops["gemm"].items()},
             prefill={d: tuple(PrefillTimes.read(t) for t in ts) for d, ts in ops["prefill_attention"].items()},
             decode={d: tuple(DecodeTimes.read(t) for t in ts) for d, ts in ops["decode_attention"].items()},

@@ -1,6 +1,7 @@
 """Which source answers, what it says of itself, and what the roofline promises."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -165,3 +166,12 @@ def test_outside_the_measured_domain_is_said():
     assert not times.decode_attention([2048], 100_000, 32, 8, 128, "bf16")[1].any()
     assert not times.all_reduce([1e6], 3)[1].any()
     assert not times_for("a100").gemm([128], 4096, 4096, "fp8")[1].any()
+
+
+@pytest.mark.parametrize("name", ["h200", "a100-40", "l4"])
+def test_a_source_travels_to_another_process(name):
+    """Sweeps hand sources to worker processes."""
+    times = times_for(name)
+    there = pickle.loads(pickle.dumps(times))
+    assert there.label == times.label
+    assert there.gemm([7, 700], 4096, 4096, "bf16")[0].tolist() == times.gemm([7, 700], 4096, 4096, "bf16")[0].tolist()
