@@ -1,0 +1,45 @@
+"""Names as result files spell them, in the spelling of the catalogues."""
+
+import re
+
+from sim.cost.hardware import gpu_named
+from sim.errors import UnknownName
+from sim.plans.catalogue import MODELS, catalogue_name
+
+_ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrtllm": "trtllm", "trt": "trtllm"}
+_DTYPES = {"fp16": "bf16", "float16": "bf16", "bfloat16": "bf16", "16-bit": "bf16", "half": "bf16"}
+_DTYPES |= {"bf16": "bf16", "fp8": "fp8", "float8": "fp8", "fp8_e4m3": "fp8", "fp4": "fp4", "nvfp4": "fp4"}
+# What follows the shape in a checkpoint's name: quantisation, and how the table's author marked the variant.
+_VARIANT = re.compile(r"(-fp8(-dynamic)?|-bf16|-swiftkv|\s*\+\s*swiftkv|\s*\(dense\)|-quantized\.\w+|-fp8-kv)", re.I)
+_SIZE_FIRST = re.compile(r"llama-?2-(\d+b)", re.I)
+
+
+def gpu_or_none(label: str) -> str | None:
+    """The catalogue's name of a GPU, remarks in brackets ignored; None for one that is not in it."""
+    try:
+        return gpu_named(re.sub(r"\(.*?\)", "", label).strip()).name
+    except UnknownName:
+        return None
+
+
+def model_or_none(label: str) -> str | None:
+    """The catalogue's name of a model or of its fine-tune or quantisation; None for a shape that is not in it.
+
+    Llama 3.3 70B has the shape of 3.1 70B, Meta-Llama-3 8B and 70B those of 3.1.
+    """
+    short = catalogue_name(_VARIANT.sub("", label))
+    short = _SIZE_FIRST.sub(r"llama-2-\1", short)
+    short = re.sub(r"^llama-3(\.3)?-(8b|70b)", r"llama-3.1-\2", short)
+    return short if short in MODELS else None
+
+
+def dtype_or_none(label: str) -> str | None:
+    """"bf16" for any 16-bit float, "fp8", "fp4"; None where the label says nothing. A trailing "?" is a guess."""
+    return _DTYPES.get(label.strip().lower().rstrip("?"))
+
+
+def engine_of(label: str) -> tuple[str, str | None]:
+    """Engine and version of "vllm-0.11", "trtllm 1.0.0rc3", "vllm"; "tensorrt-llm" is spelled "trtllm"."""
+    match = re.fullmatch(r"(.+?)(?:[-_ ]v?(\d[\w.]*))?", label.strip().lower())
+    assert match is not None
+    return _ENGINES.get(match[1], match[1]), match[2]
