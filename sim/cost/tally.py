@@ -85,7 +85,7 @@ def class_at(tables: Tables, fed: int) -> int:
 
 
 def add_chunk(tables: Tables, scratch: Scratch, chunk: Floats, new: int, context: int, layers: int) -> None:
-    """Add the attention of `new` queries after `context` cached tokens; all chunks of a step share one kernel's floor."""
+    """Add the attention of `new` queries after `context` cached tokens; a step's chunks share one kernel's floor."""
     floor = tables.prefill_ns[0, 0] if chunk[CHUNK_NS] > 0.0 else 0.0
     chunk[CHUNK_NS] += prefill_attention_ns(tables, scratch, new, context, layers) - floor
     chunk[CHUNK_PAIRS] += float(new) * context + 0.5 * new * (new + 1)
