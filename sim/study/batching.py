@@ -1,0 +1,114 @@
+"""What batching does to skipping, from runs at a fixed number of sequences in flight.
+
+Weights are read if any row of the step needs them, so a saving that rows decide one by one fades as the batch grows,
+while one that a whole phase shares stays. Every figure comes from the simulator; nothing is a formula.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from sim.cost.deployment import Deployment
+from sim.cost.times import Source
+from sim.plans.model import ModelShape
+from sim.plans.plan import SkipPlan
+from sim.plans.spec import strategy_named
+from sim.plans.strategies import dense, ffn_skip, skip_decode
+from sim.run.result import Result
+from sim.run.simulate import Simulation
+from sim.serving.config import Policy, SchedulerConfig
+from sim.study.profile import met_shares
+from sim.study.service import Service, kernel_times
+from sim.workload.generate import closed_loop
+from sim.workload.lengths import Fixed, Lengths, RangeRatio
+
+FFN_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+DEPTH_BATCHES = (1, 8, 32, 128)
+CONTINUOUS, EQUAL_AGE = "continuous batching", "static batch of equal age"
+TURNS = 30  # requests per sequence in flight: the filling and emptying of the batch is then a small part of the run
+
+
+def independent_ffn_skip(model: ModelShape, share: float = 0.25) -> SkipPlan:
+    """A gate under which every row skips every FFN with one probability, independent of all others: p^B."""
+    skip = np.full(model.layers, share)
+    plan = ffn_skip(model, skip=skip, run_length=model.layers, cold_layers=0, warmup_tokens=0)
+    return replace(plan, name=f"FFN skip {share:.0%}, each row on its own")
+
+
+def ffn_saving(
+    on: Deployment, source: Source = "auto", *, share: float = 0.25, batches: Sequence[int] = FFN_BATCHES
+) -> pl.DataFrame:
+    """Weight bytes that FFN skipping saves, by batch: strategy, batch, nominal, realised, speedup.
+
+    Two gates: the published rule, whose runs of skips start alike for every row, and independent rows. Prompts are 64
+    tokens, outputs 1 to 511. `nominal` is what a row alone would save, `speedup` the dense run's time over this one's.
+    """
+    plans = (strategy_named(f"ffn_skip:share={share}", on.model), independent_ffn_skip(on.model, share))
+    lengths = (Fixed(64), RangeRatio(256, 0.999))
+    rows = [_row(on, plan, source, CONTINUOUS, batch, lengths) for plan in plans for batch in batches]
+    return pl.DataFrame(rows).drop("model", "policy", "decode_speedup", "kv_saved")
+
+
+def depth_saving(on: Deployment, source: Source = "auto", *, batches: Sequence[int] = DEPTH_BATCHES) -> pl.DataFrame:
+    """What SkipDecode saves, by batch and policy: strategy, model, policy, batch, nominal, realised, kv_saved,
+    speedup, decode_speedup.
+
+    The budget falls from all layers to a quarter of them over 256 tokens. Continuous batching serves outputs of 1 to
+    255 tokens, so that rows of all ages share a step; static batches serve 256 tokens each, all of one age, the
+    setting of the SkipDecode paper. `decode_speedup` compares the rates of the steps that only decode.
+    """
+    layers = on.model.layers
+    plan = skip_decode(on.model, max_budget=layers, min_budget=max(2, layers // 4))
+    settings = ((CONTINUOUS, (Fixed(512), RangeRatio(128, 0.999))), (EQUAL_AGE, (Fixed(512), Fixed(256))))
+    rows = [_row(on, plan, source, setting, batch, lengths) for setting, lengths in settings for batch in batches]
+    return pl.DataFrame(rows)
+
+
+def _row(
+    on: Deployment, plan: SkipPlan, source: Source, setting: str, batch: int, lengths: tuple[Lengths, Lengths]
+) -> dict[str, object]:
+    """One batch size under one policy, against the dense model on the same requests."""
+    equal_age = setting == EQUAL_AGE
+    prompts, outputs = lengths
+    requests = 2 * batch if equal_age else TURNS * batch
+    work = closed_loop(requests=requests, concurrency=batch, prompts=prompts, outputs=outputs)
+    policy: Policy = "static" if equal_age else "chunked"
+    config = SchedulerConfig(policy=policy, max_num_seqs=batch)
+    times = kernel_times(on.gpu.name, source)
+    base, run = (Simulation(work, on, p, config, times=times).run() for p in (dense(on.model), plan))
+    m = on.model
+    layers = m.layers * m.p_layer
+    met = met_shares(plan, m, work.prompt_tokens, work.output_tokens)["decode"]
+    return {
+        "strategy": plan.name,
+        "model": m.name,
+        "policy": setting,
+        "batch": batch,
+        "nominal": met * layers / (layers + m.p_head),
+        "realised": run.realised["weight_bytes_saved"],
+        "kv_saved": run.realised["kv_read_bytes_saved"],
+        "speedup": base.makespan_s / run.makespan_s,
+        "decode_speedup": decode_rate(run) / decode_rate(base),
+    }
+
+
+def decode_rate(result: Result) -> float:
+    """Tokens per second of the steps that only decode."""
+    steps = result.iterations.filter(pl.col("kind") == "decode")
+    return float(steps["decode_rows"].sum()) / (float(steps["duration_ns"].sum()) / 1e9)
+
+
+def streams_and_load(services: Sequence[Service], qps: float, *, requests: int = 200) -> pl.DataFrame:
+    """Median TTFT and TPOT of one request at a time, and under a mixed load: strategy, load, ttft_ms, tpot_ms."""
+    alone = [("one request at a time", s.run(s.load.alone(requests))) for s in services]
+    mixed = [(f"{qps:.3g} requests per second", s.at(qps)) for s in services]
+    return pl.DataFrame(
+        [{"strategy": result.plan.name, "load": load, **_medians(result)} for load, result in alone + mixed]
+    )
+
+
+def _medians(result: Result) -> dict[str, float]:
+    columns = result.requests.select("ttft_ms", "tpot_ms").cast(pl.Float64)
+    return {column.name: float(np.nanmedian(column.to_numpy())) for column in columns}

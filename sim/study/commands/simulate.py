@@ -1,0 +1,120 @@
+"""`simulate`: one run, in figures."""
+
+import argparse
+from functools import partial
+
+from rich.console import Console
+
+from sim.errors import InputError
+from sim.plans.spec import strategy_named
+from sim.run.metrics import Slo
+from sim.run.result import Result
+from sim.study.loads import Load, TraceLoad
+from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_slo, add_workload
+from sim.study.run_report import facts_of, run_report, run_summary
+from sim.study.service import Service
+from sim.study.settings import deployment_of, load_of, oversized_of, scheduler_of, seed_of, slo_of, source_of
+from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_parquet, write_text
+from sim.workload.arrivals import arrivals_named
+from sim.workload.workload import Workload
+
+EXAMPLE = """\
+example:
+  python -m sim simulate --trace trace.csv --strategy swift_kv --json
+  python -m sim simulate --workload azure-code --qps 4 --strategy ffn_skip:share=0.25 --html out/run.html
+"""
+DEFAULT_QPS = 10.0
+METRICS = (("TTFT", "ttft_ms"), ("TPOT", "tpot_ms"), ("ITL", "itl_ms"), ("E2E", "e2e_ms"))
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Declare the command."""
+    parser = commands.add_parser("simulate", help="one run of one strategy", epilog=EXAMPLE)
+    parser.add_argument("--strategy", default="dense", metavar="SPEC", help="name:key=value,…; join several with +")
+    parser.add_argument("--qps", type=float, help=f"rate; rescales a trace, {DEFAULT_QPS:g} for a synthetic load")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="closed loop: N requests in flight")
+    parser.add_argument("--seed", type=int, default=0)
+    add_workload(parser, requests=2000)
+    add_deployment(parser)
+    add_scheduler(parser)
+    add_slo(parser)
+    output = add_json(parser)
+    output.add_argument("--html", metavar="FILE", help="write the run as a self-contained page")
+    output.add_argument("--requests-out", metavar="FILE.parquet", help="one row per request")
+    output.add_argument("--iterations-out", metavar="FILE.parquet", help="one row per step")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, and say what happened."""
+    on, slo, load = deployment_of(args), slo_of(args), load_of(args)
+    plan = strategy_named(args.strategy, on.model)
+    service = Service(load, on, plan, scheduler_of(args), source_of(args), args.max_context, oversized_of(args))
+    work = workload_of(args, load)
+    with progress(quiet=args.json) as bar:
+        result = service.run(work, seed=seed_of(args), progress=partial(bar, "simulating") if bar else None)
+    if args.requests_out:
+        write_parquet(args.requests_out, result.requests)
+    if args.iterations_out:
+        write_parquet(args.iterations_out, result.iterations)
+    if args.html:
+        write_text(args.html, run_report(result, slo))
+    if args.json:
+        say_json(run_summary(result, slo))
+    else:
+        show(console(), result, slo)
+    return 0
+
+
+def workload_of(args: argparse.Namespace, load: Load) -> Workload:
+    """The requests with their arrivals: a closed loop, a given rate, or the trace as it was recorded."""
+    seed = seed_of(args)
+    if args.concurrency is not None:
+        if args.qps is not None or args.arrivals is not None:
+            raise InputError("--concurrency is a closed loop; it goes with neither --qps nor --arrivals")
+        return load.in_loop(args.concurrency, 0 if isinstance(load, TraceLoad) else seed)
+    if args.arrivals is not None and args.arrivals.startswith("offline"):
+        return load.together(0 if isinstance(load, TraceLoad) else seed)
+    if isinstance(load, TraceLoad):
+        if load.arrivals is None:
+            return load.trace if args.qps is None else load.trace.scaled_to(args.qps)
+        if args.qps is None:
+            raise InputError(f"{args.trace}: arrivals are drawn, and need a rate; give --qps, or --concurrency")
+        return load.draw(arrivals_named(load.arrivals, args.qps), seed)
+    return load.at(DEFAULT_QPS if args.qps is None else args.qps, seed)
+
+
+def show(out: Console, result: Result, slo: Slo) -> None:
+    """The run as tables."""
+    summary = run_summary(result, slo)
+    out.print(f"[bold]{facts_of(result)}[/bold]\n", soft_wrap=True)
+    rows = []
+    for name, key in METRICS:
+        spread = summary[key]
+        assert isinstance(spread, dict)
+        cells = [spread.get(q) for q in ("p50", "p90", "p99", "mean")]
+        ends = [between(spread.get(f"{q}_low"), spread.get(f"{q}_high")) for q in ("p50", "p90", "p99", "mean")]
+        rows.append((f"{name} (ms)", *(_cell(c, e) for c, e in zip(cells, ends))))
+    show_table(out, "latency, with 90 % intervals", ("", "p50", "p90", "p99", "mean"), rows)
+    names = ("requests", "completed", "failed", "requests_per_s", "slo_met_share", "output_tokens_per_s",
+             "total_tokens_per_s", "executed_tflops_per_gpu", "normalised_tflops_per_gpu", "kv_capacity_tokens",
+             "kv_peak_share", "preemptions", "queue_peak", "busy_share", "extrapolated_share",
+             "dollars_per_million_output_tokens", "kwh_per_million_output_tokens")  # fmt: skip
+    show_table(out, "service", ("", ""), [(name.replace("_", " "), summary[name]) for name in names])
+    realised = summary["realised"]
+    assert isinstance(realised, dict)
+    shares = [(name.replace("_", " "), f"{value:.1%}") for name, value in realised.items()]
+    show_table(out, "saved, as a share of the dense model's work", ("", ""), shares)
+    attribution = result.attribution()
+    show_table(out, "where the time went", attribution.columns, [tuple(map(_text, r)) for r in attribution.iter_rows()])
+    for warning in summary["warnings"]:  # type: ignore[attr-defined]
+        out.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)
+
+
+def _cell(value: object, interval: str) -> str:
+    """A figure and its interval."""
+    return figure(value) + interval
+
+
+def _text(value: object) -> object:
+    return value if isinstance(value, (int, float)) else str(value)

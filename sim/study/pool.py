@@ -1,0 +1,44 @@
+"""Independent jobs over processes: the same answers in the same order as one after the other."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+Job = tuple[Callable[..., Any], tuple[Any, ...]]
+Ticker = Callable[[str], None]
+
+
+@contextmanager
+def executor(workers: int) -> Iterator[Executor | None]:
+    """A pool of so many processes, or None for one. Children are spawned: forking a process with threads can hang."""
+    if workers <= 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_all(pool: Executor | None, jobs: Sequence[tuple[str, Job]], tick: Ticker) -> list[Any]:
+    """The answers of the jobs in their order; `tick` is told each job's name as its answer is in."""
+    if pool is None:
+        answers = []
+        for name, (function, arguments) in jobs:
+            answers.append(function(*arguments))
+            tick(name)
+        return answers
+    futures = [pool.submit(function, *arguments) for _, (function, arguments) in jobs]
+    for (name, _), future in zip(jobs, futures):
+        future.add_done_callback(partial(_ticked, tick, name))
+    return [future.result() for future in futures]
+
+
+def _ticked(tick: Ticker, name: str, future: "Future[Any]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        tick(name)

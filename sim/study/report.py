@@ -1,0 +1,142 @@
+"""The study's report: what the frames say, in the order in which a planner asks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from sim.run.metrics import Slo
+from sim.study.html import Section, page
+from sim.study.pictures import (
+    capacity_bars,
+    cost_quality,
+    ffn_by_batch,
+    label,
+    latency_curves,
+    single_stream,
+    skip_decode_by_batch,
+    waterfall,
+)
+
+ANSWER = (
+    "strategy",
+    "max_qps_per_gpu",
+    "max_qps_low",
+    "max_qps_high",
+    "gain",
+    "gpus",
+    "gpus_low",
+    "gpus_high",
+    "quality",
+)
+LATENCY = ("strategy", "compared_at_qps", "ttft_p50_ms", "ttft_p90_ms", "tpot_p50_ms", "tpot_p90_ms")
+SAVED = (
+    "strategy",
+    "prompt_skip",
+    "decode_skip",
+    "flops_saved",
+    "weight_bytes_saved",
+    "kv_read_bytes_saved",
+    "kv_capacity_saved",
+    "kv_capacity_tokens",
+    "extrapolated_share",
+)
+COST = ("strategy", "output_tokens_per_s_per_gpu", "dollars_per_million_output_tokens", "kwh_per_million_output_tokens")
+
+
+def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object]) -> str:
+    """One HTML document that opens offline."""
+    question: Any = provenance["question"]
+    rows = frames["rows"]
+    sections = [
+        *_answers(rows, frames["points"], Slo(**question["slo"])),
+        *_reasons(frames),
+        _cost(rows),
+    ]
+    return page(title_of(question), summary_of(rows, question), sections, provenance)
+
+
+def title_of(question: Mapping[str, Any]) -> str:
+    """The study in one line."""
+    return f"{question['model']} on {question['gpu']}: what skipping is worth"
+
+
+def summary_of(rows: pl.DataFrame, question: Mapping[str, Any]) -> str:
+    """The answer in two paragraphs of plain text."""
+    slo = question["slo"]
+    asked = (
+        f"{question['demand_qps']:g} requests per second of {question['workload']}, of which {slo['percentile']:g} %"
+        f" shall have TTFT ≤ {slo['ttft_ms']:g} ms and TPOT ≤ {slo['tpot_ms']:g} ms."
+    )
+    served = rows.drop_nulls("gpus").sort("gpus", "max_qps_per_gpu", descending=[False, True])
+    counts = [f"{label(r['strategy'])}: {r['gpus']} GPUs" for r in served.iter_rows(named=True)]
+    unable = rows.filter(pl.col("gpus").is_null())
+    failed = [f"{label(r['strategy'])}: {r['note']}" for r in unable.iter_rows(named=True)]
+    return asked + "\n\n" + "; ".join(counts + failed) + "."
+
+
+def _answers(rows: pl.DataFrame, points: pl.DataFrame, slo: Slo) -> list[Section]:
+    able = rows.drop_nulls("max_qps_per_gpu")
+    return [
+        Section(
+            "How many requests does one GPU carry?",
+            "The largest rate at which the SLO holds and the queue stands still, and the GPUs that the demand needs.",
+            capacity_bars(able),
+            rows.select(ANSWER),
+            "Bars and intervals: 90 % over seeds and search. Strategies are priced as if the model's weights had been"
+            " trained for them; quality is what a measurement says, or nothing.",
+            missing="not measured",
+        ),
+        Section(
+            "What do users feel?",
+            "Latency against load, for as long as each strategy keeps up, and side by side at one load.",
+            latency_curves(points, slo),
+            rows.select(LATENCY),
+        ),
+    ]
+
+
+def _reasons(frames: Mapping[str, pl.DataFrame]) -> list[Section]:
+    return [
+        Section(
+            "Why is it not more?",
+            "Each panel starts with the share of blocks that the plan skips in the phase it acts on, and takes away,"
+            " one price at a time, what keeps GPU time from falling by as much. Bars that point right give back.",
+            waterfall(frames["steps"]),
+            frames["rows"].select(SAVED),
+            "Shares of the dense model's GPU time for the same requests, all there at once; the last step goes from a"
+            " full batch to the load that the SLO allows. The table holds realised shares of work at that load.",
+        ),
+        Section(
+            "What does batching do to FFN skipping?",
+            "Weights are read if any row of the step needs them. When rows decide one by one, the FFN of a layer is"
+            " skipped only where all agree.",
+            ffn_by_batch(frames["ffn"]),
+            frames["ffn"],
+        ),
+        Section(
+            "What does batching do to SkipDecode?",
+            "In a static batch all rows have one age and one depth: the setting of the paper. In continuous batching"
+            " the youngest row decides which layers are read, and what remains is KV traffic and arithmetic.",
+            skip_decode_by_batch(frames["depth"]),
+            frames["depth"],
+        ),
+        Section(
+            "When does SwiftKV help the decode?",
+            "Alone, a request sees a shorter prompt phase and the same time per token. Under a mixed load its tokens"
+            " wait less for the prompts of others.",
+            single_stream(frames["streams"]),
+            frames["streams"],
+        ),
+    ]
+
+
+def _cost(rows: pl.DataFrame) -> Section:
+    able = rows.drop_nulls("dollars_per_million_output_tokens")
+    return Section(
+        "What does a token cost?",
+        "Each strategy at its own capacity. Prices are assumptions; energy is board power.",
+        cost_quality(able),
+        able.select(COST),
+        missing="not measured",
+    )

@@ -1,0 +1,106 @@
+"""The study's table: one row per strategy."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from sim.cost.deployment import Deployment
+from sim.study.assess import Assessment
+from sim.study.capacity import Capacity, replicas_for
+from sim.study.prices import dollars_per_million, kwh_per_million
+from sim.study.quality import qualities
+
+SCHEMA = {
+    "strategy": pl.String,
+    "plan_digest": pl.String,
+    "max_qps_per_gpu": pl.Float64,
+    "max_qps_low": pl.Float64,
+    "max_qps_high": pl.Float64,
+    "gpus": pl.Int64,
+    "gpus_low": pl.Int64,
+    "gpus_high": pl.Int64,
+    "gain": pl.Float64,
+    "gain_low": pl.Float64,
+    "gain_high": pl.Float64,
+    "compared_at_qps": pl.Float64,
+    "ttft_p50_ms": pl.Float64,
+    "ttft_p90_ms": pl.Float64,
+    "tpot_p50_ms": pl.Float64,
+    "tpot_p90_ms": pl.Float64,
+    "output_tokens_per_s_per_gpu": pl.Float64,
+    "kv_capacity_tokens": pl.Int64,
+    "kv_peak_share": pl.Float64,
+    "prompt_skip": pl.Float64,
+    "decode_skip": pl.Float64,
+    "flops_saved": pl.Float64,
+    "weight_bytes_saved": pl.Float64,
+    "kv_read_bytes_saved": pl.Float64,
+    "kv_capacity_saved": pl.Float64,
+    "dollars_per_million_output_tokens": pl.Float64,
+    "kwh_per_million_output_tokens": pl.Float64,
+    "quality": pl.Float64,
+    "extrapolated_share": pl.Float64,
+    "note": pl.String,
+}
+
+
+def study_rows(
+    on: Deployment,
+    found: Sequence[Assessment],
+    at_common: pl.DataFrame,
+    *,
+    demand_qps: float,
+    dollars_per_gpu_hour: float,
+) -> pl.DataFrame:
+    """The table, in the order of the strategies; figures that a strategy without a capacity lacks are null."""
+    latency = {str(row["strategy"]): row for row in at_common.iter_rows(named=True)}
+    measured = qualities(on.model.name)
+    rows = []
+    for a in found:
+        quality = measured.get(a.plan.digest)
+        row: dict[str, object] = {"strategy": a.plan.name, "plan_digest": a.plan.digest, "note": a.why_not}
+        row |= {"prompt_skip": a.plan.prompt_skip, "decode_skip": a.plan.nominal_skip}
+        row |= {name: a.row[name] for name in a.row if name in SCHEMA}
+        row |= _latency(latency.get(a.plan.name))
+        row["kv_capacity_tokens"] = int(a.row["kv_capacity_tokens"])
+        row["quality"] = quality.score if quality else None
+        if a.capacity:
+            row |= _capacity(on, a.capacity, found[0].capacity, demand_qps)
+            row |= _cost(on, a.row, dollars_per_gpu_hour)
+        rows.append({name: row.get(name) for name in SCHEMA})
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _latency(row: Mapping[str, object] | None) -> dict[str, object]:
+    if row is None:
+        return {}
+    names = ("ttft_p50_ms", "ttft_p90_ms", "tpot_p50_ms", "tpot_p90_ms")
+    return {"compared_at_qps": row["qps"]} | {name: row[name] for name in names}
+
+
+def _capacity(on: Deployment, own: Capacity, dense: Capacity | None, demand_qps: float) -> dict[str, object]:
+    """Rates per GPU; GPUs in whole replicas."""
+    qps, low, high = own.qps, own.low, own.high
+    row: dict[str, object] = {
+        "max_qps_per_gpu": qps / on.tp,
+        "max_qps_low": low / on.tp,
+        "max_qps_high": high / on.tp,
+        "gpus": on.tp * replicas_for(demand_qps, qps),
+        "gpus_low": on.tp * replicas_for(demand_qps, high),
+        "gpus_high": on.tp * replicas_for(demand_qps, low) if low > 0 else None,
+    }
+    if dense:
+        row |= dict(zip(("gain", "gain_low", "gain_high"), own.ratio_to(dense)))
+    return row
+
+
+def _cost(on: Deployment, figures: Mapping[str, float], dollars_per_gpu_hour: float) -> dict[str, object]:
+    rate = figures["output_tokens_per_s"]
+    if not (math.isfinite(rate) and rate > 0):
+        return {}
+    return {
+        "output_tokens_per_s_per_gpu": rate / on.tp,
+        "dollars_per_million_output_tokens": dollars_per_million(on, rate, dollars_per_gpu_hour),
+        "kwh_per_million_output_tokens": kwh_per_million(on, rate, figures["busy_share"]),
+    }

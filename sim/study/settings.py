@@ -1,0 +1,108 @@
+"""From options to what they mean; options that contradict each other are refused here."""
+
+import argparse
+from dataclasses import fields
+from typing import Any, cast
+
+from sim.cost.deployment import Deployment, Host
+from sim.cost.hardware import gpu_named
+from sim.cost.times import Source
+from sim.errors import InputError
+from sim.plans.catalogue import model_named
+from sim.run.metrics import Slo
+from sim.run.simulate import Oversized
+from sim.serving.config import SchedulerConfig
+from sim.study.capacity import MOST_SEEDS
+from sim.study.loads import LengthLoad, Load, NamedLoad, TraceLoad
+from sim.workload.arrivals import Offline, arrivals_named
+from sim.workload.lengths import quantiles_named
+from sim.workload.traces import read_trace
+
+DEFAULT_WORKLOAD = "azure-conv"
+
+
+def deployment_of(args: argparse.Namespace) -> Deployment:
+    """The deployment that the options describe."""
+    host: dict[str, Any] = {f.name: getattr(args, f"host_{f.name}", f.default) for f in fields(Host)}
+    return Deployment(
+        model=model_named(args.model),
+        gpu=gpu_named(args.gpu),
+        tp=args.tp,
+        weights=args.weights,
+        kv=args.kv,
+        memory_utilization=args.memory_utilization,
+        kv_blocks=args.num_gpu_blocks,
+        host=Host(**host),
+    )
+
+
+def scheduler_of(args: argparse.Namespace) -> SchedulerConfig:
+    """The scheduler that the options describe."""
+    return SchedulerConfig(
+        policy=args.policy,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        long_prefill_token_threshold=args.long_prefill_token_threshold,
+        block_tokens=args.block_tokens,
+        prefix_caching=args.prefix_caching,
+    )
+
+
+def slo_of(args: argparse.Namespace) -> Slo:
+    """The SLO that the options describe."""
+    return Slo(args.slo_ttft_ms, args.slo_tpot_ms, args.slo_percentile)
+
+
+def oversized_of(args: argparse.Namespace) -> Oversized:
+    """What to do with requests that never fit."""
+    if args.oversized not in ("error", "refuse"):
+        raise InputError(f"--oversized {args.oversized}: say error or refuse")
+    return cast(Oversized, args.oversized)
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """Which kernel times; an unknown source is refused where they are read."""
+    return cast(Source, args.source)
+
+
+def load_of(args: argparse.Namespace) -> Load:
+    """The load that the options describe; raises InputError for options that contradict each other."""
+    given = [name for name in ("trace", "workload", "prompt_tokens") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]} and --{given[1].replace('_', '-')} both say what is asked; give one")
+    if (args.prompt_tokens is None) != (args.output_tokens is None):
+        raise InputError("--prompt-tokens and --output-tokens come together")
+    if args.trace is None and (args.limit is not None or args.sort):
+        raise InputError("--limit and --sort are about a --trace; give one")
+    if args.arrivals is not None:
+        arrivals_named(args.arrivals, 1.0)
+    if args.trace is not None:
+        return _trace_load(args)
+    process = args.arrivals or "poisson"
+    if args.prompt_tokens is not None:
+        return LengthLoad(args.prompt_tokens, args.output_tokens, args.requests, args.range_ratio, process)
+    quantiles_named(args.workload or DEFAULT_WORKLOAD)
+    return NamedLoad(args.workload or DEFAULT_WORKLOAD, args.requests, process)
+
+
+def _trace_load(args: argparse.Namespace) -> TraceLoad:
+    """A trace; one that holds lengths only gets its arrivals drawn, Poisson where nothing else is said."""
+    trace = read_trace(args.trace, sort=args.sort, arrivals=Offline(), tokens_per_char=args.tokens_per_char)
+    timeless = not trace.arrival_ns.any() and len(trace) > 1
+    taken = trace.take(args.limit) if args.limit is not None else trace
+    return TraceLoad(taken, args.arrivals or ("poisson" if timeless else None))
+
+
+def seed_of(args: argparse.Namespace) -> int:
+    """The seed; raises InputError for a negative one."""
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: must not be negative")
+    return int(args.seed)
+
+
+def seeds_of(args: argparse.Namespace) -> tuple[int, ...]:
+    """The seeds of a search."""
+    first = seed_of(args)
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise InputError(f"--seeds {args.seeds}: must be 1 to {MOST_SEEDS}")
+    return tuple(range(first, first + args.seeds))

@@ -1,0 +1,173 @@
+"""A study: every strategy's capacity under one SLO, what it costs, and why it is not more."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import plotly.graph_objects as go
+import polars as pl
+
+from sim.cost.deployment import Deployment
+from sim.cost.hardware import gpu_named
+from sim.cost.times import Source
+from sim.errors import CapacityError
+from sim.plans.catalogue import model_named
+from sim.plans.spec import strategy_named
+from sim.run.metrics import Slo
+from sim.run.simulate import Oversized
+from sim.serving.config import SchedulerConfig
+from sim.study.assess import Assessment, assess, latencies
+from sim.study.batching import depth_saving, ffn_saving, streams_and_load
+from sim.study.capacity import replicas_for
+from sim.study.loads import Load, NamedLoad
+from sim.study.outcome import Outcome
+from sim.study.pool import Job, executor, run_all
+from sim.study.prices import price_of
+from sim.study.provenance import provenance_of
+from sim.study.rows import study_rows
+from sim.study.service import Service
+from sim.study.waterfall import waterfall
+
+STRATEGIES = (
+    "dense",
+    "skip_decode:speedup=2",
+    "ffn_skip:share=0.25",
+    "swift_kv",
+    "swift_kv:group=4",
+    "swift_kv+skip_decode:speedup=2",
+)
+COMMON = 0.8  # share of the dense capacity at which latencies are compared
+LOADS = (0.2, 0.4, 0.6, COMMON, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)  # of the dense capacity
+BEYOND = 1.15  # a strategy's latency curve ends so far beyond its capacity
+Tick = Callable[[str, int, int], None]
+
+
+def default_deployment() -> Deployment:
+    """Llama-3.1-8B on one H200."""
+    return Deployment(model_named("llama-3.1-8b"), gpu_named("h200"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Strategies × loads on one deployment; everything has a default, so `Study().run()` answers.
+
+    `run()` gives the table, `figure()` its picture, `html()` the report, `outcome` everything there is. The dense
+    model always takes part: gains are against it.
+    """
+
+    deployment: Deployment = field(default_factory=default_deployment)
+    load: Load = field(default_factory=lambda: NamedLoad("azure-conv", 4000))
+    strategies: Sequence[str] = STRATEGIES
+    demand_qps: float = 100.0
+    slo: Slo = field(default_factory=Slo)
+    config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    seeds: Sequence[int] = (0, 1, 2)
+    tolerance: float = 0.02
+    source: Source = "auto"
+    max_context: int | None = None
+    oversized: Oversized = "error"
+    gpu_price: float | None = None
+    workers: int | None = None  # processes; default: one per core, 2 at most. Results do not depend on it
+    tick: Tick | None = field(default=None, compare=False)  # told (what is done, jobs done, jobs in all)
+
+    def run(self) -> pl.DataFrame:
+        """One row per strategy; the columns are documented in docs/json.md.
+
+        Raises InputError for what cannot run, CapacityError where no strategy at all can meet the SLO.
+        """
+        return self.outcome.rows
+
+    def figure(self) -> go.Figure:
+        """Requests per second per GPU of each strategy, with its interval."""
+        return self.outcome.figure()
+
+    def html(self) -> str:
+        """The report: one document that opens offline."""
+        return self.outcome.html()
+
+    @cached_property
+    def services(self) -> list[Service]:
+        """One service per strategy, the dense one first; a plan that is asked for twice counts once."""
+        plans = [strategy_named(spec, self.deployment.model) for spec in ("dense", *self.strategies)]
+        unique = {plan.digest: plan for plan in reversed(plans)}
+        first = Service(
+            self.load, self.deployment, plans[0], self.config, self.source, self.max_context, self.oversized
+        )
+        return [replace(first, plan=unique[digest]) for digest in dict.fromkeys(plan.digest for plan in plans)]
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Every frame of the study, computed once."""
+        replicas_for(self.demand_qps, 1.0)
+        price = price_of(self.deployment.gpu.name, self.gpu_price)
+        services = self.services
+        with executor(self.workers or min(2, os.cpu_count() or 1)) as pool:
+            found = self._assessments(pool, services)
+            base = found[0].capacity or min((a.capacity for a in found if a.capacity), key=lambda c: c.qps)
+            frames = self._curves(pool, services, found, base.qps)
+        common = COMMON * base.qps
+        at_common = frames["points"].filter(pl.col("qps") == common)
+        frames["rows"] = study_rows(
+            self.deployment, found, at_common, demand_qps=self.demand_qps, dollars_per_gpu_hour=price
+        )
+        frames["steps"] = pl.concat([_steps(found[0], a) for a in found[1:]] or [_steps(found[0], found[0])])
+        return Outcome(frames, provenance_of(self, price=price, common_qps=common))
+
+    def _assessments(self, pool: Executor | None, services: Sequence[Service]) -> list[Assessment]:
+        jobs: list[tuple[str, Job]] = [
+            (s.plan.name, (assess, (s, self.slo, tuple(self.seeds), self.tolerance))) for s in services
+        ]
+        found: list[Assessment] = run_all(pool, jobs, self._ticker(0, 2 * len(jobs) + 4))
+        if not any(a.capacity for a in found):
+            raise CapacityError(found[0].why_not)
+        return found
+
+    def _curves(
+        self, pool: Executor | None, services: Sequence[Service], found: Sequence[Assessment], qps: float
+    ) -> dict[str, pl.DataFrame]:
+        """Latencies by load, and what batching does to skipping: frames points, streams, ffn, depth."""
+        jobs: list[tuple[str, Job]] = [
+            (f"{s.plan.name}: latencies", (latencies, (s, self.slo, rates_of(a, qps), self.seeds[0])))
+            for s, a in zip(services, found)
+        ]
+        on = self.deployment
+        other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)
+        jobs += [
+            ("FFN skipping by batch", (ffn_saving, (on, self.source))),
+            ("depth by batch", (depth_saving, (on, self.source))),
+            ("depth by batch, without shared KV heads", (depth_saving, (other, self.source))),
+            ("single stream", (streams_and_load, ([s for s in services if not s.plan.gate][:4], COMMON * qps))),
+        ]
+        answers = run_all(pool, jobs, self._ticker(len(services), len(services) + len(jobs)))
+        points = [row for rows in answers[: len(services)] for row in rows]
+        ffn, depth, depth_mha, streams = answers[len(services) :]
+        return {
+            "points": pl.DataFrame(points, infer_schema_length=None),
+            "ffn": ffn,
+            "depth": pl.concat([depth, depth_mha]) if other.model != on.model else depth,
+            "streams": streams,
+        }
+
+    def _ticker(self, done: int, of: int) -> Callable[[str], None]:
+        count = [done]
+
+        def tick(name: str) -> None:
+            count[0] += 1
+            if self.tick:
+                self.tick(name, count[0], of)
+
+        return tick
+
+
+def rates_of(assessment: Assessment, base_qps: float) -> list[float]:
+    """The rates of a strategy's latency curve: the common ones, as far as a little beyond its capacity."""
+    most = BEYOND * assessment.capacity.qps if assessment.capacity else COMMON * base_qps
+    return [share * base_qps for share in LOADS if share == COMMON or share * base_qps <= most]
+
+
+def _steps(dense: Assessment, other: Assessment) -> pl.DataFrame:
+    both = dense.capacity and other.capacity
+    gain = other.capacity.ratio_to(dense.capacity)[0] if both and other.capacity and dense.capacity else None
+    return waterfall(dense.full, other.full, gain)
