@@ -67,7 +67,8 @@ def test_a_vllm_run(tmp_path: Path) -> None:
     assert (point.isl, point.osl) == (1024.0, 128.0)
     assert point.load is not None
     assert (point.load.kind, point.load.value, point.load.arrivals) == ("qps", 1.0, "poisson")
-    assert point.measured["ttft_p99_ms"] == 130.2
+    ttft = [point.measured[f"ttft_{statistic}_ms"] for statistic in ("mean", "p50", "p99")]
+    assert ttft == [97.51, 95.0, 130.2]
     assert point.measured["total_tokens_per_s"] == pytest.approx((203_776 + 25_472) / 204.45)
     assert point.notes == ("1 requests failed",)
     assert point.missing == ("kv_dtype", "flags")

@@ -106,6 +106,15 @@ def test_aiperf_requests() -> None:
     assert "load" in point.missing
 
 
+def test_an_aiperf_request_that_failed_midway_does_not_count(tmp_path: Path) -> None:
+    good = shared("formats/aiperf/profile_export.documented_example.jsonl").read_text().splitlines()[0]
+    failed = good.replace('"error": null', '"error": {"code": 500}').replace("297.52522799999997", "9000.0")
+    path = tmp_path / "profile_export.jsonl"
+    path.write_text(f"{good}\n{failed}\n")
+    (point,) = read_aiperf_requests(path)
+    assert point.measured["e2e_mean_ms"] == pytest.approx(297.525228)
+
+
 def test_aiperf_statistics(tmp_path: Path) -> None:
     metric = {"unit": "ms", "avg": 50.0, "p50": 48.0, "p90": 60.0, "p95": 65.0, "p99": 80.0, "min": 1, "max": 99}
     export = {
