@@ -206,10 +206,10 @@ def workloads(
     gap_ns: int = 3000,
     loops: bool = True,
 ) -> Workload:
-    """A few requests of up to 30 prompt and 10 output tokens; bursts are as likely as gaps."""
+    """A few requests of up to 30 prompt and 16 output tokens; bursts are as likely as gaps."""
     n = draw(st.integers(min_requests, max_requests))
     prompts = draw(st.lists(st.integers(1, 30), min_size=n, max_size=n))
-    outputs = draw(st.lists(st.integers(1, 10), min_size=n, max_size=n))
+    outputs = draw(st.lists(st.integers(1, 16), min_size=n, max_size=n))
     concurrency = draw(st.integers(0, n + 1)) if loops else 0
     gaps = draw(st.lists(st.just(0) | st.integers(0, gap_ns), min_size=n, max_size=n))
     ids, offsets = draw(prefix_ids(prompts, hash_tokens)) if hash_tokens else (None, None)

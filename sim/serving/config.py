@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
 from sim.errors import InputError, UnknownName
-from sim.plans.plan import SkipPlan
+from sim.plans.plan import KV, SkipPlan
 
 Policy = Literal["chunked", "prefill_first", "static"]
 CHUNKED, PREFILL_FIRST, STATIC = range(3)
@@ -31,12 +31,12 @@ class SchedulerConfig:
         if self.policy not in get_args(Policy):
             raise UnknownName("policy", str(self.policy), get_args(Policy))
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and value < (0 if field.name.startswith("long") else 1):
-                raise InputError(f"{field.name}={value}: must be at least 1")
+            value, least = getattr(self, field.name), 0 if field.name.startswith("long") else 1
+            if field.type is int and value < least:
+                raise InputError(f"{field.name}={value}: must be at least {least}")
         if not 0 <= self.watermark < 1:
             raise InputError(f"watermark={self.watermark}: must be a share in 0..1")
-        if self.max_num_batched_tokens < self.max_num_seqs and self.policy == "chunked":
+        if self.max_num_batched_tokens < self.max_num_seqs:
             raise InputError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is below max_num_seqs={self.max_num_seqs}:"
                 " a full batch could not decode; raise the first or lower the second"
@@ -65,9 +65,15 @@ def knobs_of(
 ) -> Knobs:
     """The scheduler's integers for a replica whose memory holds `kv_blocks` blocks of all the plan's caches.
 
-    Raises InputError where prefix blocks of the trace do not divide into KV blocks.
+    Raises InputError where prefix blocks of the trace do not divide into KV blocks, and where a prompt's last token
+    leaves fewer keys than the others: a longer prompt could not reuse its block.
     """
     caching = config.prefix_caching and hash_tokens > 0
+    if caching and (plan.prompt & ~plan.sampled & KV)[plan.caches].any():
+        raise InputError(
+            f"plan {plan.name!r}: the sampled prompt token leaves keys in fewer layers than the tokens before it, so"
+            " prefix blocks cannot be shared; turn prefix caching off"
+        )
     if caching and hash_tokens % config.block_tokens:
         raise InputError(
             f"prefix blocks of {hash_tokens} tokens do not divide into KV blocks of {config.block_tokens};"

@@ -184,7 +184,7 @@ def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
         if knobs.policy == PREFILL_FIRST and wanted > budget and state.counts[N_ROWS] > 0:
             break  # whole prompts only; one longer than the budget runs alone, in pieces
         tokens = min(wanted, budget)
-        room = start + (wanted if knobs.policy == STATIC else tokens)  # a static batch admits once: room for the prompt
+        room = room_for(asked, state, knobs, request, start + tokens)
         if not has_room(asked, state, knobs, request, hits, room):
             break
         begin(asked, state, knobs, request, hits)
@@ -193,6 +193,20 @@ def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
             add_row(state, request, tokens)
             budget -= tokens
     return budget
+
+
+def room_for(asked: Asked, state: State, knobs: Knobs, request: int, first_chunk: int) -> int:
+    """Tokens that must have room before the request is admitted.
+
+    Its first chunk, where prompts are read in chunks; all it knows, where prompts come first: a prompt longer than a
+    step would else starve the decodes that hold its memory; all it will ever store, in a static batch: a member that
+    was preempted would come back at another age.
+    """
+    if knobs.policy == STATIC:
+        return asked.prompt_tokens[request] + asked.output_tokens[request] - 1
+    if knobs.policy == PREFILL_FIRST:
+        return asked.prompt_tokens[request] + state.generated[request]
+    return first_chunk
 
 
 def has_room(asked: Asked, state: State, knobs: Knobs, request: int, hits: int, tokens: int) -> bool:
