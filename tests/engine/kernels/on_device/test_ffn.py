@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from engine.kernels import compact
+from engine.kernels import ffn_predicated as ffn
 from engine.kernels.act import relu, swiglu, swiglu_reference
+from engine.kernels.backend import INTERPRETED
 from engine.kernels.ffn_predicated import (
     ffn_gathered,
     ffn_gathered_reference,
@@ -70,6 +72,19 @@ def test_without_an_active_row_neither_weights_nor_output_are_touched():
     ffn_predicated(noise(4, 64), **w, active=ints([0] * 4, torch.int8), hidden=hidden, out=out)
     assert same_bits(out, before)
     assert same_bits(hidden, kept)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="only the interpreter can replace what a kernel calls")
+def test_tiles_without_an_active_row_return_before_the_product(monkeypatch):
+    def product(*args, **kwargs):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(ffn, "_product", product)
+    w = weights(64, 64, True, torch.float32)
+    ffn.ffn_predicated(noise(4, 64), **w, active=ints([0] * 4, torch.int8))
+    ffn.ffn_gathered(noise(40, 64), **w, index=ints([-1] * 40), count=ints([0]))
+    with pytest.raises(Exception, match="weights are read"):
+        ffn.ffn_gathered(noise(40, 64), **w, index=ints([3] + [-1] * 39), count=ints([1]))
 
 
 def test_an_active_row_has_the_bits_of_the_full_run():

@@ -22,6 +22,7 @@ def normed(kind, stream, delta, weight, bias, *, kernel=True, **options):
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_add_and_norm_equal_the_reference_and_mask_rows(kind, dtype, dim):
     stream, weight, bias = noise(ROWS, dim, dtype=dtype) + 1, noise(dim, seed=2, dtype=dtype), noise(dim, seed=3)
+    stream[1, 3] = -0.0  # adding zero would lose its sign
     active = ints(ACTIVE, torch.int8)
     delta = noise(ROWS, 2 * dim, seed=1, dtype=dtype)[:, :dim]
     delta[active == 0] = float("nan")
@@ -32,6 +33,13 @@ def test_add_and_norm_equal_the_reference_and_mask_rows(kind, dtype, dim):
     assert_accurate(out, reference, ideal)
     assert_accurate(mine, theirs, exact)
     assert same_bits(mine[active == 0], stream[active == 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_normalised_is_the_stream_as_it_was_stored(dtype):
+    stream, delta, weight = noise(3, 500, dtype=dtype), noise(3, 500, seed=1, dtype=dtype), noise(500, seed=2)
+    out = normed("rms", stream, delta, weight, None)
+    assert same_bits(out, normed("rms", stream, None, weight, None))
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])

@@ -3,8 +3,23 @@
 import pytest
 import torch
 
-from engine.kernels.sample import sample, sample_reference
+from engine.kernels.backend import jit, tl
+from engine.kernels.sample import _gumbel, gumbel_noise, sample, sample_reference
 from tests.engine.kernels.support import DTYPES, ints, noise
+
+
+@jit
+def _noise(out_ptr, seed, step, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    tl.store(out_ptr + i, _gumbel(seed, step, i))
+
+
+def test_the_kernels_noise_is_the_references():
+    for seed, step in ((5, 9), (-(2**40), 2**31 - 1)):
+        out = noise(16384)
+        _noise[(1,)](out, seed, step, SIZE=16384)
+        expected = gumbel_noise(ints([seed], torch.int64), ints([step]), 16384)[0]
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=2e-6)
 
 
 def draw(logits, temperature, seed, step=0, *, op=sample):
