@@ -27,11 +27,32 @@ class Host:
     graph_rows: int = 512  # steps of at most so many tokens are replayed from CUDA graphs
     graph_gap_ns: int = 1_000  # between two kernels of a graph
     eager_launch_ns: int = 5_000  # per kernel that is launched one by one; hidden while the device is busier
+    graph_prompts: bool = True  # steps with prompt tokens are replayed too (vLLM); False: only pure decode steps are
 
     def __post_init__(self) -> None:
         for name in ("step_ns", "row_ns", "graph_rows", "graph_gap_ns", "eager_launch_ns"):
             if getattr(self, name) < 0:
                 raise InputError(f"host {name}={getattr(self, name)}: must not be negative")
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """What stands between a client and the engine, in nanoseconds; the default is a client inside the engine.
+
+    Requests that arrive together reach the engine `request_gap_ns` apart, which is what breaks up the lockstep of
+    clients that send requests of equal length. Tokens leave through one process that serves them in order
+    (detokenise, serialise, send). Where it is slower than the engine, its queue grows into TTFT and TPOT, and
+    throughput ends at 1e9 / stream_token_ns tokens per second.
+    """
+
+    request_ns: int = 0  # network, HTTP, tokenisation: before the engine sees a request
+    request_gap_ns: int = 0  # of that, what one process does for one request after the other
+    stream_token_ns: int = 0  # per generated token
+
+    def __post_init__(self) -> None:
+        for name in ("request_ns", "request_gap_ns", "stream_token_ns"):
+            if getattr(self, name) < 0:
+                raise InputError(f"frontend {name}={getattr(self, name)}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,7 @@ class Deployment:
     memory_utilization: float = 0.9
     kv_blocks: int | None = None  # `num_gpu_blocks` of the server, where it is known; else computed
     host: Host = field(default_factory=Host)
+    frontend: Frontend = field(default_factory=Frontend)
 
     def __post_init__(self) -> None:
         if self.tp not in (1, 2, 4, 8, 16) or self.model.heads % self.tp:

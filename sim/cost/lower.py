@@ -126,6 +126,10 @@ def lower(plan: SkipPlan, on: Deployment, times: KernelTimes, config: SchedulerC
         host_step_ns=on.host.step_ns,
         host_row_ns=on.host.row_ns,
         host_overlap=int(on.host.overlap),
+        graph_prompts=int(on.host.graph_prompts),
+        request_ns=on.frontend.request_ns,
+        request_gap_ns=on.frontend.request_gap_ns,
+        stream_token_ns=on.frontend.stream_token_ns,
     )
 
 

@@ -66,7 +66,9 @@ def step_ns(tables: Tables, scratch: Scratch, kernels: int, total: int) -> int:
     for part in range(PARTS):
         device += scratch.parts_ns[part]
     launch = kernels * tables.graph_gap_ns
-    if total > tables.graph_rows:  # launched one by one: the device waits where it is faster than the host
+    prompts = scratch.rows[PROMPT] + scratch.rows[SAMPLED]
+    if total > tables.graph_rows or (prompts > 0 and not tables.graph_prompts):
+        # launched one by one: the device waits where it is faster than the host
         launch = max(launch, kernels * tables.eager_launch_ns - device)
     host = tables.host_step_ns + tables.host_row_ns * scratch.rows[SEQUENCES]
     if tables.host_overlap:

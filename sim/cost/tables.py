@@ -117,6 +117,10 @@ class Tables(NamedTuple):
     host_step_ns: int
     host_row_ns: int
     host_overlap: int
+    graph_prompts: int
+    request_ns: int
+    request_gap_ns: int
+    stream_token_ns: int
 
 
 class Scratch(NamedTuple):
