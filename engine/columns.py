@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sim.plans.plan import ATTN, FFN, KV, SkipPlan
 from sim.serving.columns import Asked, Ints, State, asked_of, state_of
 
 
@@ -44,10 +45,15 @@ def grown(asked: Asked, state: State, blank: tuple[Asked, State]) -> tuple[Asked
 
 
 class Prefixes:
-    """Dense ids of full prompt blocks: equal ids mean equal tokens from the first one on."""
+    """Dense ids of full prompt blocks: equal ids mean equal tokens from the first one on.
 
-    def __init__(self, block_tokens: int) -> None:
+    The last prompt token follows its own row of the plan. Where that leaves other keys than a prompt token's, the block
+    that it completes is nobody else's, and gets no id.
+    """
+
+    def __init__(self, plan: SkipPlan, block_tokens: int) -> None:
         self.block_tokens = block_tokens
+        self.last = 0 if _sampled_like_prompt(plan) else 1
         self._ids: dict[tuple[int, bytes], int] = {}
 
     @property
@@ -56,14 +62,18 @@ class Prefixes:
         return len(self._ids)
 
     def ids(self, tokens: list[int]) -> Ints:
-        """One id per full block of the prompt.
-
-        The last prompt token follows its own row of the plan, so the block that it completes is nobody else's.
-        """
+        """One id per full block of the prompt that others may share."""
         size, parent, out = self.block_tokens, -1, []
         column = np.asarray(tokens, dtype=np.int64)
-        for start in range(0, (len(tokens) - 1) // size * size, size):
+        for start in range(0, (len(tokens) - self.last) // size * size, size):
             key = (parent, column[start : start + size].tobytes())
             parent = self._ids.setdefault(key, len(self._ids))
             out.append(parent)
         return np.array(out, dtype=np.int64)
+
+
+def _sampled_like_prompt(plan: SkipPlan) -> bool:
+    """Whether the last prompt token leaves the keys and values that any other prompt token would leave."""
+    differs = plan.prompt ^ plan.sampled
+    deepest = int(plan.kv_input[plan.caches].max(initial=0))
+    return not ((differs[:deepest] & (ATTN | FFN)).any() or (differs[plan.caches] & KV).any())

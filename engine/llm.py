@@ -83,7 +83,7 @@ class LLM:
         number = _dtype(dtype, self.device)
         self.config = config_of(model) if isinstance(model, ModelShape) else read_config(_folder(model))
         self.plan = plan_for(self.config, plan)
-        self.tokenizer = read_tokenizer(self.config.folder) if self.config.folder else None
+        self.tokenizer = read_tokenizer(self.config.folder, self.config.shape.family) if self.config.folder else None
         self.model = load(self.config, self.plan, dtype=number, device=self.device, seed=seed)
         context = min(max_context or self.config.shape.max_context, self.config.shape.max_context)
         settings = scheduler or SchedulerConfig()

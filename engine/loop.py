@@ -72,7 +72,7 @@ class Engine:
         self.on_iteration: Callable[[int, int, list[tuple[int, int, int]]], None] | None = None
         self._live_units = np.array(plan.live_caches)
         self._emitted = np.zeros(config.max_num_seqs, dtype=np.int64)
-        self._prefixes = Prefixes(config.block_tokens) if config.prefix_caching else None
+        self._prefixes = Prefixes(plan, config.block_tokens) if config.prefix_caching else None
         self._room = Room(64, 64, 64)
         self.asked, self.state = self._blank()
 

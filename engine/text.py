@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from sim.errors import InputError
+from sim.plans.model import Family
 
 UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
 
 
-def read_tokenizer(folder: Path) -> Any | None:
+def read_tokenizer(folder: Path, family: Family) -> Any | None:
     """The folder's tokenizer, or None where it has none; nothing is downloaded, remote code is not run."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.for_model(family)  # the folder's own may be of a type that transformers does not know
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: its tokenizer cannot be read ({error})") from error
 

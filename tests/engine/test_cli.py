@@ -1,0 +1,60 @@
+"""The command: text with every strategy on the CPU, tables and JSON."""
+
+import json
+
+import pytest
+
+from engine.__main__ import main
+from sim.plans.strategies import STRATEGIES
+from tests.engine.tinies import folder_of
+
+SPECS = {"ffn_skip": "ffn_skip:run_length=2,cold_layers=1,warmup_tokens=1,threshold=0.7"}
+
+
+def run(capsys, *arguments: str) -> str:
+    assert main(arguments) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("variant", ["llama-gqa", "opt"])
+def test_generate(capsys, strategy, variant):
+    model = str(folder_of(variant))
+    options = ("--model", model, "--strategy", SPECS.get(strategy, strategy), "--max-tokens", "6", "--ignore-eos")
+    out = run(capsys, "generate", *options, "--prompt", "The quick", "--prompt", "A layer")
+    assert "The quick" in out
+    assert "A layer" in out
+    assert len(out) > len("The quick\nA layer\n")
+
+
+def test_generate_streams_what_it_prints(capsys):
+    options = ("generate", "--model", str(folder_of("llama-gqa")), "--prompt", "The quick", "--max-tokens", "9")
+    sampled = (*options, "--temperature", "1.2", "--top-k", "30", "--top-p", "0.9", "--min-p", "0.01", "--seed", "3")
+    for command in (options, sampled):
+        assert run(capsys, *command, "--stream") == run(capsys, *command)
+
+
+def test_generate_json(capsys):
+    out = run(capsys, "generate", "--model", str(folder_of("qwen2")), "--prompt", "x", "--max-tokens", "3", "--json")
+    told = json.loads(out)
+    assert len(told["completions"][0]["token_ids"]) <= 3
+    assert told["metrics"]["tokens"] > 0
+
+
+def test_bench(capsys):
+    small = ("--prompts", "2", "--prompt-tokens", "8", "--max-tokens", "3", "--repeats", "1")
+    model = ("--model", str(folder_of("llama-gqa")))
+    plans = ("--strategy", "swift_kv", "--strategy", "skip_decode:schedule_tokens=2")
+    rows = json.loads(run(capsys, "bench", *model, *small, *plans, "--json"))["rows"]
+    assert [row["system"] for row in rows] == ["dense", *plans[1::2], "transformers generate"]
+    assert rows[0]["speedup"] == 1.0
+    assert rows[1]["skip_requested"] > 0
+    assert all(row["output_tokens_per_s"] > 0 for row in rows)
+    table = run(capsys, "bench", *model, *small, *plans, "--no-transformers")
+    assert "swift_kv" in table
+
+
+def test_tiny(capsys, tmp_path):
+    run(capsys, "tiny", str(tmp_path / "m"), "--family", "mistral", "--layers", "2")
+    assert run(capsys, "generate", "--model", str(tmp_path / "m"), "--prompt", "Prompts", "--max-tokens", "2")
+    assert main(["tiny", str(tmp_path), "--family", "gpt"]) == 2
