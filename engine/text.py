@@ -12,12 +12,15 @@ from sim.plans.model import Family
 UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
 
 
-def read_tokenizer(folder: Path, family: Family) -> Any | None:
-    """The folder's tokenizer, or None where it has none; nothing is downloaded, remote code is not run."""
+def read_tokenizer(folder: Path, family: Family | None = None) -> Any | None:
+    """The folder's tokenizer, or None where it has none; nothing is downloaded, remote code is not run.
+
+    `family` stands in for the folder's model type where transformers does not know that one (llama_swiftkv).
+    """
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         return None
     try:
-        config = AutoConfig.for_model(family)  # the folder's own may be of a type that transformers does not know
+        config = AutoConfig.for_model(family) if family else None
         return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: its tokenizer cannot be read ({error})") from error
