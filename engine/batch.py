@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.cache import NO_PAGE, Cache
-from sim.plans.plan import ATTN, FFN, KV, Flags, SkipPlan
+from sim.plans.plan import KV, Flags, SkipPlan
 
 Ints = NDArray[np.int64]
 
@@ -115,6 +115,11 @@ class Batch:
             cu_seqlens=self._device(np.concatenate([[0], np.cumsum(length[~alone])])).int(),
         )
 
+    @property
+    def singles(self) -> bool:
+        """Whether every row is one token that gets logits: decodes, and prompts whose last token is left."""
+        return len(self.outputs) == len(self.place) == int(self.row[-1]) + 1
+
     @cached_property
     def slots_by_layer(self) -> dict[int, int]:
         """Row of `slot` and `table` of each cache's owner."""
@@ -181,13 +186,3 @@ def gated(fed: Ints, plan: SkipPlan) -> NDArray[np.bool_]:
     assert gate is not None
     since = fed - gate.warmup_tokens
     return (since >= 0) & (since % gate.cadence != gate.cadence - 1)
-
-
-def work_of(batch: Batch) -> dict[str, int]:
-    """Attention and FFN blocks that the table asks for, and those of a dense model, summed over tokens."""
-    dense = batch.flags.size
-    return {
-        "attn": int(((batch.flags & ATTN) > 0).sum()),
-        "ffn": int(((batch.flags & FFN) > 0).sum()),
-        "dense": dense,
-    }

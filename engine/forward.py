@@ -4,6 +4,7 @@ No row's depth depends on another row's: a token runs exactly what the plan give
 no token of the iteration runs are not touched.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,10 @@ class Outcome:
 
     logits: Tensor  # [outputs, vocab]
     gate: GateState | None
+    replayed: bool = False  # by `engine.graphs`
+
+
+DecodePath = Callable[[Batch], Outcome | None]  # None: not a batch for it
 
 
 class Forward:
@@ -64,6 +69,8 @@ class Forward:
         shape = model.config.shape
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
         self.scale = shape.head_dim**-0.5
+        self.decode: DecodePath | None = None
+        self.slots_by_layer = {int(layer): i for i, layer in enumerate(plan.caches)}
         norms = [block.input_norm if block else None for block in model.blocks]
         following = model.final_norm
         self.following: list[Norm] = []  # by layer: the norm of the next layer that there is
@@ -74,10 +81,13 @@ class Forward:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Outcome:
         """The logits of the batch's output tokens; keys and values go to the cache."""
+        if self.decode is not None and (outcome := self.decode(batch)) is not None:
+            return outcome
         x = self.model.embed(batch.tokens, batch.position)
         streams = Streams(x, batch.every)
-        rule = self.plan.gate if batch.eligible is not None else None
-        gate = GateState(rule, batch, self.plan.layers) if rule else None
+        gate = None
+        if self.plan.gate is not None and batch.eligible is not None:
+            gate = GateState.of(self.plan.gate, batch.eligible, self.plan.layers)
         for layer, block in enumerate(self.model.blocks):
             if layer in self.model.bulk:
                 self._project_bulk(self.model.bulk[layer], batch, streams)
@@ -110,16 +120,13 @@ class Forward:
     def _attend(self, layer: int, block: Block, normed: Tensor, batch: Batch, rows: RowSet, *, writes: bool) -> Tensor:
         position = batch.position if rows.index is None else batch.position[rows.index]
         if writes and block.qkv is not None:
-            split = [self.heads * self.head_dim] + 2 * [self.kv_heads * self.head_dim]
-            q, k, v = (
-                part.view(rows.count, -1, self.head_dim) for part in torch.split(block.qkv(normed), split, dim=1)
-            )
+            q, k, v = self.split_qkv(block.qkv(normed))
             self._rope_kv(layer, batch, rows, position, q, k, v)
         else:
             q = block.q(normed).view(rows.count, self.heads, self.head_dim)
             if self.model.rope:
                 rope_q(q, position, *self.model.rope)
-        owner = batch.slots_by_layer[int(self.plan.kv_owner[layer])]
+        owner = self.slots_by_layer[int(self.plan.kv_owner[layer])]
         return block.out(self._attention(q, batch, rows, batch.table[owner]).view(rows.count, -1))
 
     def _rope_kv(
@@ -155,7 +162,7 @@ class Forward:
         normed = streams.input(rows, block.input_norm)
         position = batch.position if rows.index is None else batch.position[rows.index]
         k, v = block.kv(normed).view(rows.count, 2, self.kv_heads, self.head_dim).unbind(1)
-        self._write(k, v, batch.slot_of(layer, rows), position)
+        self.write(k, v, batch.slot_of(layer, rows), position)
 
     def _project_bulk(self, bulk: BulkKv, batch: Batch, streams: Streams) -> None:
         """Keys and values of all layers that one stream serves: one product, one write."""
@@ -167,8 +174,15 @@ class Forward:
         n = len(bulk.layers)
         kv = bulk.kv(bulk.norm(part)).view(rows.count * n, 2, self.kv_heads, self.head_dim)
         slot = batch.slots_of(bulk.layers, rows).view(-1)
-        self._write(kv[:, 0], kv[:, 1], slot, position.repeat_interleave(n))
+        self.write(kv[:, 0], kv[:, 1], slot, position.repeat_interleave(n))
 
-    def _write(self, k: Tensor, v: Tensor, slot: Tensor, position: Tensor) -> None:
+    def split_qkv(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [rows, heads, head_dim] of a fused projection, as views."""
+        heads = fused.view(len(fused), -1, self.head_dim)
+        edge = self.heads + self.kv_heads
+        return heads[:, : self.heads], heads[:, self.heads : edge], heads[:, edge:]
+
+    def write(self, k: Tensor, v: Tensor, slot: Tensor, position: Tensor) -> None:
+        """None: keys, rotated where the model rotates, and values go to their slots."""
         rope = (position, *self.model.rope) if self.model.rope else (None, None, None)
         write_kv(k, v, self.cache.k_pages, self.cache.v_pages, slot, *rope)

@@ -3,10 +3,9 @@
 The test itself is fused into the norm that adds the FFN's output (`engine.kernels.norm`); nothing is read back.
 """
 
-import torch
 from torch import Tensor
 
-from engine.batch import Batch, RowSet
+from engine.batch import RowSet
 from engine.kernels.norm import CosineGate
 from sim.plans.rules import FfnGate
 
@@ -14,13 +13,21 @@ from sim.plans.rules import FfnGate
 class GateState:
     """FFN-SkipLLM's rule for the tokens of one batch (arXiv 2404.03865, the authors' code)."""
 
-    def __init__(self, rule: FfnGate, batch: Batch, layers: int) -> None:
-        assert batch.eligible is not None
+    def __init__(self, rule: FfnGate, armed: Tensor, active: Tensor) -> None:
         self.rule = rule
+        self.armed = armed  # int8 [rows], tokens that may still start a run
+        self.active = active  # int8 [layers, rows], FFNs that are not left out
         self.first = max(1, rule.cold_layers)
-        self.end = layers - rule.cold_layers
-        self.armed = batch.eligible.clone()
-        self.active = torch.ones(layers, len(self.armed), dtype=torch.int8, device=self.armed.device)
+        self.end = len(active) - rule.cold_layers
+
+    @classmethod
+    def of(cls, rule: FfnGate, eligible: Tensor, layers: int) -> "GateState":
+        """The state before the first layer."""
+        return cls(rule, eligible.clone(), eligible.new_ones(layers, len(eligible)))
+
+    def first_rows(self, count: int) -> "GateState":
+        """What became of the first rows, without the padding behind them."""
+        return GateState(self.rule, self.armed[:count], self.active[:, :count])
 
     def mask(self, layer: int, rows: RowSet) -> Tensor | None:
         """Which of the rows run the layer's FFN, int8 [count]; None where no run can have reached it."""

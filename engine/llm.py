@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.config import ModelConfig, config_of, read_config
+from engine.graphs import DecodeGraphs
 from engine.llama import load_llama
 from engine.loop import Engine
 from engine.metrics import Metrics
@@ -64,7 +65,9 @@ class LLM:
 
     `model` is a checkpoint's folder, or a ModelShape for random weights. `plan` is a SkipPlan or a spec such as
     "swift_kv:keep=16"; None is the dense plan, or what a SwiftKV checkpoint was distilled for. `kv_blocks` counts
-    blocks of all the plan's caches. Raises InputError or PlanError where the three do not go together.
+    blocks of all the plan's caches. `graphs` sends decode steps through captured CUDA graphs (the default on a GPU);
+    on a CPU it sends them through the same fixed-shape segments, uncaptured. Raises InputError or PlanError where
+    model, plan and device do not go together.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class LLM:
         scheduler: SchedulerConfig | None = None,
         kv_blocks: int | None = None,
         max_context: int | None = None,
+        graphs: bool | None = None,
         seed: int = 0,
     ) -> None:
         self.device = _device(device)
@@ -89,6 +93,10 @@ class LLM:
         settings = scheduler or SchedulerConfig()
         blocks = kv_blocks or _kv_blocks(self.model, self.plan, settings, context)
         self.engine = Engine(self.model, self.plan, settings, kv_blocks=blocks, max_context=context, seed=seed)
+        if graphs or (graphs is None and self.device.type == "cuda"):
+            capture = self.device.type == "cuda"
+            forward, rows = self.engine.forward, settings.max_num_seqs
+            forward.decode = DecodeGraphs(forward, max_rows=rows, max_context=context, capture=capture)
         self._texts: dict[int, GrowingText] = {}
 
     @property

@@ -138,7 +138,7 @@ class Engine:
         pieces = [_with(piece, draft) for piece, draft in zip(pieces, drafts)]
         batch = batch_of(pieces, self.plan, self.cache, self.device)
         outcome = self.forward(batch)
-        self.metrics.note(batch, outcome, self.cache)
+        self.metrics.note(batch, outcome)
         told = self._emit(pieces, drafts, outcome.logits)
         end_ns = self.clock()
         complete(self.asked, self.state, self.knobs, self._live_units, self._emitted, start_ns, end_ns)
@@ -168,7 +168,9 @@ class Engine:
                 p, last = pieces[i], drafts[i][-1] if drafts[i] else pieces[i].tokens[-1]
                 heads.append(Piece(p.request, p.prompt_tokens, p.start + step, [last], 1))
             batch = batch_of(heads, self.plan, self.cache, self.device, until=self.plan.draft.exit_layer)
-            guesses = self.forward(batch).logits.argmax(-1).tolist()
+            outcome = self.forward(batch)
+            self.metrics.note(batch, outcome, draft=True)
+            guesses = outcome.logits.argmax(-1).tolist()
             for i, guess in zip(rows, guesses):
                 drafts[i].append(guess)
         return drafts

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, work_of
-from engine.cache import Cache
+from engine.batch import Batch
 from engine.forward import Outcome
 from sim.plans.model import ModelShape
 from sim.plans.plan import ATTN, FFN, KV
@@ -41,28 +40,32 @@ class Metrics:
     compared: int = 0
     _gated: Tensor | None = field(default=None, repr=False)  # [FFN rows left out, FFN layers nobody ran], on the device
 
-    def note(self, batch: Batch, outcome: Outcome, cache: Cache) -> None:
-        """Count one forward pass. Nothing is read back from the device."""
-        work = work_of(batch)
+    def note(self, batch: Batch, outcome: Outcome, *, draft: bool = False) -> None:
+        """Count one forward pass; a draft is extra work, which no dense model does. Nothing is read back."""
         flags, size = batch.flags, self.shape
-        self.iterations += 1
-        self.tokens += len(batch.place)
-        self.blocks_dense += 2 * work["dense"]
-        self.blocks_asked += work["attn"] + work["ffn"]
-        any_row = [((flags & flag) > 0).any(axis=0).sum() for flag in (ATTN, KV, FFN)]
+        tokens, layers = flags.shape
+        runs = {flag: (flags & flag) > 0 for flag in (ATTN, FFN, KV)}
         head = size.p_head if len(batch.outputs) else 0
-        params = any_row[0] * size.p_qo + any_row[1] * size.p_kv + any_row[2] * size.p_ffn + head
-        self.weight_bytes += self.weight_size * int(params)
-        self.weight_bytes_dense += self.weight_size * (size.layers * size.p_layer + head)
+        params = {ATTN: size.p_qo, KV: size.p_kv, FFN: size.p_ffn}
+        read = sum(int(runs[flag].any(axis=0).sum()) * count for flag, count in params.items())
         context = (batch.place + 1) * (2 * size.d_kv * self.kv_size)
-        attends = ((flags & ATTN) > 0).sum(axis=1)
-        self.kv_read_bytes += int((context * attends).sum())
-        self.kv_read_bytes_dense += int(context.sum()) * size.layers
-        depth = ((flags & (ATTN | FFN)) > 0).sum(axis=1)
+        self.blocks_asked += int(runs[ATTN].sum() + runs[FFN].sum())
+        self.weight_bytes += self.weight_size * (read + head)
+        self.kv_read_bytes += int((context * runs[ATTN].sum(axis=1)).sum())
+        self.graph_hits += outcome.replayed
+        self.graph_misses += not outcome.replayed
+        self._note_gate(batch, outcome)
+        if draft:
+            return
+        self.iterations += 1
+        self.tokens += tokens
+        self.blocks_dense += 2 * tokens * layers
+        self.weight_bytes_dense += self.weight_size * (size.layers * size.p_layer + head)
+        self.kv_read_bytes_dense += int(context.sum()) * layers
+        depth = (runs[ATTN] | runs[FFN]).sum(axis=1)
         self.depth_max = max(self.depth_max, int(depth.max()))
         self.depth_sum += float(depth.mean())
-        self.rows_above += int(((flags[:, -1] & (ATTN | FFN)) > 0).sum())
-        self._note_gate(batch, outcome)
+        self.rows_above += int((runs[ATTN] | runs[FFN])[:, -1].sum())
 
     def _note_gate(self, batch: Batch, outcome: Outcome) -> None:
         if outcome.gate is None:
