@@ -65,7 +65,8 @@ class Batch:
     eligible: Tensor | None  # int8 [n], tokens that the FFN gate may thin out
     table: Tensor  # int32 [caches, rows, blocks]
     slot: Tensor  # int64 [caches, n], -1 where the cache is dead
-    outputs: Tensor  # [s] tokens that get logits
+    sampled: Ints  # [s] tokens that get logits
+    outputs: Tensor  # [s] the same on the device
     _sets: dict[bytes, RowSet] = field(default_factory=dict)
     _spans: dict[int, Spans] = field(default_factory=dict)
 
@@ -136,6 +137,24 @@ class Batch:
         slots = torch.stack([self.slot_of(layer, rows) for layer in layers], dim=1)
         return slots.where(writes, -1)
 
+    def sampled_part(self, flags: Flags) -> "Batch":
+        """The tokens that get logits, as a batch of its own that does what is left to do: `flags` are of all tokens."""
+        every = np.arange(len(self.sampled))
+        row = self._device(self.row[self.sampled])
+        return Batch(
+            plan=self.plan,
+            tokens=self.tokens[self.outputs],
+            position=self.position[self.outputs],
+            row=every,
+            place=self.place[self.sampled],
+            flags=flags[self.sampled],
+            eligible=None,
+            table=self.table[:, row],
+            slot=self.slot[:, self.outputs],
+            sampled=every,
+            outputs=self._device(every),
+        )
+
     def _device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.tokens.device)
 
@@ -171,6 +190,7 @@ def batch_of(
         eligible=on(gated(fed, plan).astype(np.int8)) if plan.gate and gated(fed, plan).any() else None,
         table=on(table),
         slot=on(slot),
+        sampled=outputs,
         outputs=on(outputs),
     )
 

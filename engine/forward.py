@@ -4,8 +4,8 @@ No row's depth depends on another row's: a token runs exactly what the plan give
 no token of the iteration runs are not touched.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -56,7 +56,14 @@ class Outcome:
     replayed: bool = False  # by `engine.graphs`
 
 
-DecodePath = Callable[[Batch], Outcome | None]  # None: not a batch for it
+class DecodePath(Protocol):
+    """A faster way for steps of single tokens (`engine.graphs`); None means that the batch is not for it."""
+
+    def __call__(self, batch: Batch) -> Outcome | None:
+        """The whole step."""
+
+    def finish(self, batch: Batch, streams: Tensor, layer: int) -> Outcome | None:
+        """A mixed step from `layer` on."""
 
 
 class Forward:
@@ -91,6 +98,10 @@ class Forward:
         for layer, block in enumerate(self.model.blocks):
             if layer in self.model.bulk:
                 self._project_bulk(self.model.bulk[layer], batch, streams)
+                if self.decode is not None and len(batch.sampled):
+                    outcome = self.decode.finish(batch, streams.focus(batch.every), layer)
+                    if outcome is not None:
+                        return outcome
             if block is not None:
                 self._layer(layer, block, batch, streams, gate)
         outputs = streams.focus(batch.every)[batch.outputs]

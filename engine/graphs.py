@@ -9,12 +9,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.batch import Batch
 from engine.forward import Forward, Outcome
 from engine.segments import Buffers, Segments
+from sim.plans.plan import ATTN, FFN
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 SEGMENTS = 8
@@ -32,10 +34,16 @@ class Bucket:
         steps.append(self._head)
         self.embed, *self.spans, self.head = [_captured(step, pool) if capture else step for step in steps]
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Logits of the batch's tokens, [tokens, vocab]; they hold until the bucket's next call."""
+    def __call__(self, batch: Batch, streams: Tensor | None = None) -> Tensor:
+        """Logits of the batch's tokens, [tokens, vocab]; they hold until the bucket's next call.
+
+        `streams` are residual streams that lower layers have left; without them, the tokens are embedded.
+        """
         self.segments.buffers.fill(batch)
-        self.embed()
+        if streams is None:
+            self.embed()
+        else:
+            self.segments.buffers.x[: len(streams)] = streams
         for i in self.segments.needed(batch):
             self.spans[i]()
         self.head()
@@ -52,6 +60,7 @@ class DecodeGraphs:
     def __init__(
         self, forward: Forward, *, max_rows: int, max_context: int, capture: bool, segments: int = SEGMENTS
     ) -> None:
+        self.forward = forward
         model, size = forward.model, forward.cache.knobs.block_tokens
         rows = [b for a, b in pairwise((0, *BUCKETS)) if a < max_rows]
         pool = torch.cuda.graph_pool_handle() if capture else None
@@ -65,16 +74,37 @@ class DecodeGraphs:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Outcome | None:
         """What the forward pass leaves, or None for a batch that holds more than single tokens, or too many of them."""
-        n = len(batch.place)
-        fitting = [rows for rows in self.buckets if rows >= n]
+        bucket = self._bucket(batch)
+        if bucket is None:
+            return None
+        n, logits = len(batch.place), bucket(batch)
+        gate = bucket.segments.gate if batch.eligible is not None else None
+        return Outcome(logits, gate.first_rows(n) if gate else None, replayed=True)
+
+    @torch.inference_mode()
+    def finish(self, batch: Batch, streams: Tensor, layer: int) -> Outcome | None:
+        """The rest of a mixed step once `layer`'s stream has left its keys: only sampled tokens go on, so they replay.
+
+        SwiftKV's upper half: prompt chunks end here, and who goes on is one query per request. `streams` are those of
+        all tokens. None where any other token has something left to do, or the FFN gate is at work.
+        """
+        bulk = list(self.forward.model.bulk[layer].layers)
+        left = batch.flags.copy()
+        left[:, :layer] = 0
+        left[:, bulk] &= ATTN | FFN
+        if batch.eligible is not None or not np.array_equal(np.flatnonzero(left.any(axis=1)), batch.sampled):
+            return None
+        rest = batch.sampled_part(left)
+        bucket = self._bucket(rest)
+        return None if bucket is None else Outcome(bucket(rest, streams[batch.outputs]), None, replayed=True)
+
+    def _bucket(self, batch: Batch) -> Bucket | None:
+        """The least bucket that holds the batch, if its tokens are single and its masks say all."""
+        fitting = [rows for rows in self.buckets if rows >= len(batch.place)]
         if not batch.singles or not fitting:
             return None
         bucket = self.buckets[min(fitting)]
-        if not bucket.segments.covers(batch):
-            return None
-        logits = bucket(batch)
-        gate = bucket.segments.gate if batch.eligible is not None else None
-        return Outcome(logits, gate.first_rows(n) if gate else None, replayed=True)
+        return bucket if bucket.segments.covers(batch) else None
 
 
 def _captured(step: Callable[[], None], pool: Any) -> Callable[[], None]:

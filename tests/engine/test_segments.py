@@ -62,6 +62,20 @@ def test_only_needed_segments_run():
     assert ran == [0, 1, 2] * 3
 
 
+@pytest.mark.parametrize("spec", ["swift_kv:keep=2,group=2", "swift_kv:keep=3+skip_decode:speedup=2,schedule_tokens=6"])
+def test_the_upper_half_of_mixed_steps_replays(spec):
+    """Prompt chunks beside decodes, recomputed tokens too: above l* only single sampled tokens are left."""
+    prompts = prompts_of(9, 12, 4, 14, 17, 21, seed=3)
+    plain, fixed = (llm_of("llama-gqa", spec, dtype="float64", kv_blocks=8, max_num_batched_tokens=11) for _ in "ab")
+    graphs = DecodeGraphs(fixed.engine.forward, max_rows=4, max_context=512, capture=False, segments=4)
+    fixed.engine.forward.decode = graphs
+    finished: list[bool] = []
+    finish = graphs.finish
+    graphs.finish = lambda *step: (finished.append((outcome := finish(*step)) is not None), outcome)[1]
+    assert tokens_of(fixed, prompts, 9) == tokens_of(plain, prompts, 9)
+    assert any(finished)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("variant", ["llama-gqa", "opt"])
