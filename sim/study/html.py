@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -21,7 +21,7 @@ WORDS = {
     "kv": "KV", "slo": "SLO", "ffn": "FFN", "flops": "FLOPs", "tflops": "TFLOPS", "kwh": "kWh", "dollars": "$",
 }  # fmt: skip
 UNITS = ("ms", "s", "ns", "bytes")
-SHARE = re.compile(r".*_(saved|share|skip)|nominal|realised")  # columns of shares, shown as percentages
+SHARE = re.compile(r"(.*_)?(saved|share|skip)|nominal|realised")  # columns of shares, shown as percentages
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,45 @@ def _cell(column: str, value: object, missing: str, *, numeric: bool) -> str:
 def _strategy(spec: str) -> str:
     """A strategy as the pictures name and colour it, with the words that ask for it on the command line."""
     said = label(spec)
-    code = f"<br><code>{_text(spec)}</code>" if said != spec else ""
+    broken = re.sub(r"([,+:])", r"\1<wbr>", _text(spec))
+    code = f"<br><code>{broken}</code>" if said != spec else ""
     return f'<span class="swatch" style="background:{colour(spec)}"></span>{_text(said)}{code}'
 
 
-def _tree(value: object) -> str:
-    """Nested mappings as definition lists, sequences as lists, everything else as text."""
+def _tree(value: object, depth: int = 0) -> str:
+    """Two levels of mappings as definition lists, what lies deeper as lists; long ones start folded."""
+    if isinstance(value, Mapping) and depth < 2:
+        pairs = (f"<dt>{_text(str(k))}</dt><dd>{_tree(v, depth + 1)}</dd>" for k, v in value.items())
+        return f"<dl>{''.join(pairs)}</dl>"
+    if _is_short(value):
+        return _text(_inline(value))
     if isinstance(value, Mapping):
-        return "<dl>" + "".join(f"<dt>{_text(str(k))}</dt><dd>{_tree(v)}</dd>" for k, v in value.items()) + "</dl>"
+        listed = _list(value.items())
+        return f"<details><summary>{len(value)} entries</summary>{listed}</details>" if depth == 2 else listed
+    assert isinstance(value, Sequence)
+    return _list(("", part) for part in value)
+
+
+def _list(pairs: Iterable[tuple[object, object]]) -> str:
+    items = (f"<li>{f'<b>{_text(str(k))}</b>: ' if k else ''}{_tree(v, 3)}</li>" for k, v in pairs)
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _is_short(value: object) -> bool:
+    """Whether a value reads well on one line: anything but nests and lists of long texts."""
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        return True
+    parts = list(value.values()) if isinstance(value, Mapping) else list(value)
+    flat = all(isinstance(part, str) or not isinstance(part, Mapping | Sequence) for part in parts)
+    return flat and sum(len(str(part)) for part in parts) < 120
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k} {cell_of('', v)}" for k, v in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "<ul>" + "".join(f"<li>{_tree(v)}</li>" for v in value) + "</ul>"
-    return _text(cell_of("", value))
+        return ", ".join(cell_of("", v) for v in value)
+    return cell_of("", value)
 
 
 def _paragraphs(text: str) -> str:

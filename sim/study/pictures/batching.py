@@ -47,6 +47,8 @@ def _by_batch(frame: pl.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title="sequences in the step (batch size)", row=len(models), col=1)
     figure.update_yaxes(title="weight bytes saved", tickformat=".0%", rangemode="tozero")
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
+    if len(looks) == 1:
+        figure.update_layout(legend={"title": {"text": label(next(iter(looks))), "side": "top"}})
     return figure
 
 
@@ -57,14 +59,13 @@ def _lines(frame: pl.DataFrame, looks: dict[str, Style], dashes: dict[str, str])
     for (strategy, policy), part in frame.group_by("strategy", "policy", maintain_order=True):
         mine, look, name = part.sort("batch"), looks[str(strategy)], label(str(strategy))
         batches, promise = mine["batch"].to_list(), mine["nominal"].to_list()
-        full = f"{name}, {policy}" if policy else name
+        name = ", ".join(filter(None, (name if looks.keys() - {strategy} else "", str(policy)))) or name
         if (strategy, *promise) not in drawn:
             thin = {"color": look.colour, "width": 1.2, "dash": "dash"}
-            promised = f"{full}: nominal" if any(d[0] == strategy for d in drawn) else f"{name}: nominal"
-            lines.append(_line(batches, promise, promised, line=thin, mode="lines"))
+            lines.append(_line(batches, promise, f"{name}: nominal", line=thin, mode="lines"))
             drawn.add((strategy, *promise))
         thick = {"color": look.colour, "width": 2.5, "dash": dashes[str(policy)]}
-        lines.append(_line(batches, mine["realised"].to_list(), full, line=thick, mode="lines+markers"))
+        lines.append(_line(batches, mine["realised"].to_list(), f"{name}: realised", line=thick, mode="lines+markers"))
         lines[-1].marker = {"symbol": look.marker, "size": 9}
     return lines
 

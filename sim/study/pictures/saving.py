@@ -33,16 +33,16 @@ def waterfall(steps: pl.DataFrame) -> go.Figure:
     for i, (strategy, rows) in enumerate(panels.items(), 1):
         levels = _levels(strategy, rows)
         for row, start in zip(rows, levels):
-            figure.add_trace(_bar(strategy, row, start, span), row=1, col=i)
+            figure.add_trace(_bar(strategy, row, start), row=1, col=i)
         figure.add_trace(_links(rows, levels, labels), row=1, col=i)
     themed(figure, "Where does the nominal saving go?", height=150 + 38 * len(labels), legend=False)
     order = [_wrap(text) for text in labels]
     figure.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed", showgrid=False)
     figure.update_yaxes(tickfont={"size": 12})
     low, high = span
-    figure.update_xaxes(tickformat=".0%", range=[low, high + 0.42 * (high - low)], nticks=4, zeroline=True)
+    figure.update_xaxes(tickformat=".0%", range=[low, high + 0.55 * (high - low)], nticks=3, tickangle=0, zeroline=True)
     figure.update_layout(bargap=0.25, barmode="overlay", margin={"t": 100})
-    figure.update_layout(meta={"min_width": 190 + 112 * len(panels)})
+    figure.update_layout(meta={"min_width": 190 + 118 * len(panels)})
     figure.update_annotations(font={"size": 12}, yanchor="bottom")
     figure.update_xaxes(title="share of the dense model's GPU time", row=1, col=(len(panels) + 1) // 2 or 1)
     return figure
@@ -70,11 +70,10 @@ def _span(panels: dict[str, list[dict[str, Any]]]) -> tuple[float, float]:
     return min(ends), max(max(ends), min(ends) + 0.01)
 
 
-def _bar(strategy: str, row: dict[str, Any], start: float, span: tuple[float, float]) -> go.Bar:
-    """One step, drawn from left to right so that its text stands right of it, or inside where there is room."""
+def _bar(strategy: str, row: dict[str, Any], start: float) -> go.Bar:
+    """One step, drawn from left to right so that its text stands right of it, away from the labels."""
     value, whole = row["value"], row["kind"] != "loss"
-    text = percent(value) if whole else f"{'+' if value > 0 else ''}{percent(value)}"
-    roomy = abs(value) > 0.4 * (span[1] - span[0])
+    text = percent(value) if whole else _signed(value)
     return go.Bar(
         x=[abs(value)],
         base=[min(start, start + value)],
@@ -82,12 +81,18 @@ def _bar(strategy: str, row: dict[str, Any], start: float, span: tuple[float, fl
         orientation="h",
         name=str(row["label"]),
         text=[f"<b>{text}</b>" if whole else text],
-        textposition="inside" if roomy else "outside",
+        textposition="outside",
         textangle=0,
         cliponaxis=False,
         marker={"color": colour(strategy) if whole else GIVEN if value > 0 else TAKEN},
         hovertemplate=f"{row['label']}: {text}<extra>{label(strategy)}</extra>",
     )
+
+
+def _signed(share: float) -> str:
+    """ "+1.5%", "−3%"; a plain "0%" for what rounds to nothing."""
+    text = percent(share)
+    return text if share < 0 or text == "0%" else f"+{text}"
 
 
 def _links(rows: list[dict[str, Any]], starts: list[float], labels: list[str]) -> go.Scatter:

@@ -57,7 +57,7 @@ def family(strategy: str) -> str:
     found = [name for name in NAMES if name.replace("_", "") in plain]
     if len(found) > 1:
         return "composition"
-    if found == ["swift_kv"] and re.search(r"group=(?!1\b)|across", strategy.lower()):
+    if found == ["swift_kv"] and re.search(r"group[=\s](?!1\b)|across", strategy.lower()):
         return "across_kv"
     return found[0] if found else "other"
 
@@ -185,7 +185,7 @@ def log_ticks(values: Iterable[float | None]) -> dict[str, object]:
     """Settings of a logarithmic axis over positive values: ticks at 1, 2 and 5, or only at powers of ten."""
     found = [math.log10(v) for v in values if v is not None and v > 0] or [0.0]
     low, high = min(found) - 0.06, max(found) + 0.06
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    steps = (1, 2, 5) if high - low < 3.2 else (1,)
     ticks = [step * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
 
