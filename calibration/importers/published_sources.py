@@ -3,13 +3,15 @@
 Read in the sources' own documents and recipes; where something is inferred, the note says so.
 
 - AIConfigurator's silicon sample is a closed loop (`silicon_concurrency`), of two origins. Rows without an engine
-  version come from InferenceX (October 2025): Llama-3.3-70B-Instruct-FP8 on vLLM 0.10.2 with KV in FP8, no prefix
-  caching, async scheduling, 8,192 batched tokens, max-num-seqs = concurrency, 10 prompts per slot without warm-up,
-  lengths uniform in [0.8·L, L]. The statistic is not stated; the first wave alone would lift a mean above the values,
-  so they are medians. Other rows come from NVIDIA's own sweeps with fixed lengths, 20 requests per slot after a
-  warm-up (aiperf), averages.
-- In the TensorRT-LLM rows of that sample TTFT grows with the output length: TTFT ≈ prefill + E2E / concurrency for
-  concurrency 8 to 32 at every TP (slope 0.8 to 1.2). One request of the loop was always waiting for a slot.
+  version come from InferenceX (October 2025): Llama-3.3-70B-Instruct-FP8 on vLLM 0.10.2, no prefix caching, async
+  scheduling, 8,192 batched tokens, max-num-seqs = concurrency, 10 prompts per slot without warm-up, lengths uniform
+  in [0.8·L, L]. The statistic is not stated. TTFT = prefill · (1 + 0.05 · concurrency) at every TP and both prompt
+  lengths is the mean of a run whose first wave, a tenth of all requests, arrives at once; a median would not grow.
+  KV is 16-bit: at TP 2 the rows at 64 slots hold 230,000 tokens, half of what FP8 would.
+- Other rows come from NVIDIA's own sweeps with fixed lengths; their TTFT has the same signature of a first wave.
+- In the TensorRT-LLM rows of that sample TTFT also grows with the output length: prefill + E2E / concurrency for
+  concurrency 8 to 32 at every TP (slope 0.8 to 1.2). One request of the loop was always waiting for a slot: the batch
+  limit equals the concurrency, and one slot of it is not usable.
 - TensorRT-LLM's throughput tables are offline: `trtllm-bench throughput`, fixed lengths, output tokens per second, KV
   in FP8 with FP8 weights, kv_cache_free_gpu_mem_fraction 0.95 in most cases. Online serving (0.14): 500 requests,
   BF16, lengths are averages of an unnamed data set, latencies rounded to a millisecond, request rates to an integer
@@ -86,28 +88,27 @@ FACTS: tuple[Facts, ...] = (
         "AIC/silicon_sample",
         version="n/a",
         engine="vllm",
-        statistic="p50",
         engine_version="0.10.2",
-        kv_dtype="fp8",
+        kv_dtype="bf16",
         jittered=True,
         requests_per_slot=10,
         slots_are_concurrency=True,
         flags={"prefix_caching": False, "async_scheduling": True, "max_num_batched_tokens": 8192,
                "gpu_memory_utilization": 0.9, "warmup": False},
-        notes=("from InferenceX; statistic inferred to be the median, version and flags from its recipes",),
+        notes=("from InferenceX; mean over all requests and 16-bit KV inferred, version and flags from its recipes",),
     ),
     Facts(
         "AIC/silicon_sample",
         version="n/a",
-        statistic="p50",
         jittered=True,
         requests_per_slot=10,
-        notes=("from InferenceX; statistic inferred to be the median",),
+        notes=("from InferenceX; mean over all requests inferred",),
     ),
     Facts(
         "AIC/silicon_sample",
         engine="trtllm",
         kv_dtype="as weights",
+        slots_are_concurrency=True,
         notes=(
             "average of a sweep; statistic not stated",
             "TTFT contains about E2E / concurrency: one request of the loop waits for a slot",

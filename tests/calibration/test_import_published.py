@@ -89,8 +89,16 @@ def test_inferencex_rows_of_the_sample() -> None:
         assert p.requests == 10 * p.load.value
         assert p.isl_range is not None
         assert p.isl == pytest.approx(sum(p.isl_range) / 2, abs=1)
-        assert set(p.measured) == {"ttft_p50_ms", "tpot_p50_ms"}
+        assert set(p.measured) == {"ttft_mean_ms", "tpot_mean_ms"}
     assert {p.isl for p in rows} == {921.6, 7372.8}
+
+
+def test_the_first_wave_is_in_the_ttft_of_the_sample() -> None:
+    """TTFT grows by about 5 % of a prefill per slot at every TP and length: half of a wave that is a tenth of all."""
+    for tp, isl in ((4, 921.6), (4, 7372.8), (8, 921.6), (8, 7372.8)):
+        rows = of("AIC/", engine="vllm", tp=tp, isl=isl, osl=921.6)
+        ttft = {p.load.value: p.measured["ttft_mean_ms"] for p in rows if p.load}
+        assert (ttft[64] - ttft[4]) / 60 == pytest.approx(0.04 * ttft[4], rel=0.35)
 
 
 def test_ttft_of_the_trtllm_sample_contains_a_share_of_the_output() -> None:

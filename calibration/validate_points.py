@@ -1,0 +1,76 @@
+"""Every comparable point of `../shared/data/serving`, and every row that is not, with its reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration.engines import obstacle
+from calibration.exclusions import Excluded
+from calibration.importers.llmservingsim import read_llmservingsim, workload_of
+from calibration.importers.published import read_published
+from calibration.points import Point
+from calibration.validate_run import wanted
+from sim.workload.workload import Workload
+
+TABLE = "published_serving.csv"
+REQUEST_LOG = "llmservingsim_RTX4090_Llama-3.1-8B"
+LOGGED = "LLMServingSim/bench/examples/RTX4090"
+SWIFT = ("ArcticInference", "Snowflake", "arXiv:2410.03960")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A point to compare with; `folder` holds its requests one by one, where they were recorded."""
+
+    point: Point
+    folder: Path | None = None
+
+    @property
+    def workload(self) -> Workload | None:
+        """The recorded requests."""
+        return workload_of(self.folder) if self.folder else None
+
+
+@dataclass(frozen=True)
+class Public:
+    """Cases, excluded rows, and how many rows of the table the cases came from."""
+
+    cases: tuple[Case, ...]
+    excluded: tuple[Excluded, ...]
+
+
+def read_public(folder: Path) -> Public:
+    """The public serving data. A row of the table is either in a case or excluded.
+
+    The RTX 4090 run is replayed from its request log instead of its averages. Measurements of skip strategies are a
+    test of their own (`calibration.published_skip`).
+    """
+    table = folder / TABLE if folder.is_dir() else folder
+    published = read_published(table)
+    cases, excluded = [], list(published.excluded)
+    for point in published.points:
+        case, why = _case(point, folder)
+        if why:
+            excluded += [Excluded(point.source, 0, metric, why) for metric in point.measured]
+        else:
+            cases.append(case)
+    return Public(tuple(cases), tuple(excluded))
+
+
+def rows_of(cases: Sequence[Case]) -> int:
+    """Figures that are compared: the metrics of all points, those derived from others not counted."""
+    return sum(len(case.point.measured) for case in cases)
+
+
+def derived(point: Point) -> set[str]:
+    """Metrics that no row states but that follow from two that do."""
+    return set(wanted(point)) - set(point.measured)
+
+
+def _case(point: Point, folder: Path) -> tuple[Case, str]:
+    if point.source.startswith(SWIFT):
+        return Case(point), "a measurement of SwiftKV: compared in published_skip"
+    if point.source.startswith(LOGGED) and (folder / REQUEST_LOG).is_dir():
+        (logged,) = read_llmservingsim(folder / REQUEST_LOG)
+        return Case(logged, folder / REQUEST_LOG), ""
+    return Case(point), obstacle(point)

@@ -1,0 +1,179 @@
+"""What an engine adds to kernels and scheduler: fitted to measured servers, kept as data in `engines/<name>.json`.
+
+A profile holds few physical parameters (host time per step and sequence, launches, the factors of its kernels, the
+frontend), the scheduler's defaults of that version, how well the parameters are known, and how far predictions were
+off on servers that the fit did not see.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost.deployment import Deployment, Frontend, Host
+from sim.cost.hardware import Gpu
+from sim.cost.scaled import Factors, Scaled
+from sim.cost.times import KernelTimes, times_for
+from sim.errors import InputError, UnknownName
+from sim.serving.config import SchedulerConfig
+
+FOLDER = Path(__file__).with_name("engines")
+HOST_UNITS = {
+    "step_ms": 1e6,
+    "row_us": 1e3,
+    "graph_gap_us": 1e3,
+    "eager_launch_us": 1e3,
+    "request_ms": 1e6,
+    "request_gap_ms": 1e6,
+    "stream_token_us": 1e3,
+}
+FACTORS = tuple(one.name for one in fields(Factors))
+PARAMETERS = (*HOST_UNITS, *FACTORS)
+
+
+@dataclass(frozen=True)
+class EngineProfile:
+    """One engine (and version) as the simulator sees it.
+
+    `parameters` are by name, in the unit of the name, factors without; `log_sd` is each one's standard error as a
+    share, `residual_sd` by metric what no parameter explains, as a share: how far servers scatter around the fit.
+    """
+
+    name: str
+    engine: str
+    versions: tuple[str, ...]
+    parameters: Mapping[str, float]
+    log_sd: Mapping[str, float]
+    residual_sd: Mapping[str, float]
+    scheduler: Mapping[str, Any]
+    switches: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        unknown = set(self.parameters) - set(PARAMETERS)
+        if unknown:
+            raise UnknownName("engine parameter", min(unknown), PARAMETERS)
+        missing = set(PARAMETERS) - set(self.parameters)
+        if missing:
+            raise InputError(f"engine profile {self.name!r}: parameter {min(missing)!r} is missing")
+
+    @property
+    def host(self) -> Host:
+        """The host's side of a step."""
+        p = self.parameters
+        return Host(
+            step_ns=round(p["step_ms"] * 1e6),
+            row_ns=round(p["row_us"] * 1e3),
+            overlap=bool(self.switches["overlap"]),
+            graph_rows=int(self.switches["graph_rows"]),
+            graph_gap_ns=round(p["graph_gap_us"] * 1e3),
+            eager_launch_ns=round(p["eager_launch_us"] * 1e3),
+            graph_prompts=bool(self.switches["graph_prompts"]),
+        )
+
+    @property
+    def frontend(self) -> Frontend:
+        """What stands between client and engine."""
+        p = self.parameters
+        return Frontend(
+            request_ns=round(p["request_ms"] * 1e6),
+            request_gap_ns=round(p["request_gap_ms"] * 1e6),
+            stream_token_ns=round(p["stream_token_us"] * 1e3),
+        )
+
+    @property
+    def factors(self) -> Factors:
+        """How the engine's kernels compare with the measured ones."""
+        return Factors(**{name: self.parameters[name] for name in FACTORS})
+
+    def times(self, gpu: str, *, source: KernelTimes | None = None) -> KernelTimes:
+        """Kernel times of the GPU under this engine's factors."""
+        return Scaled(source or times_for(gpu), self.factors, self.name)
+
+    def config(self, gpu: Gpu, **known: Any) -> SchedulerConfig:
+        """The scheduler as this version configures itself on the GPU; `known` settings win."""
+        small = gpu.memory_bytes < 70e9 or gpu.name.startswith("a100")
+        chosen = {**self.scheduler, **(self.scheduler.get("small_gpu", {}) if small else {})}
+        names = {one.name for one in fields(SchedulerConfig)}
+        given = {k: v for k, v in {**chosen, **known}.items() if k in names}
+        given["max_num_seqs"] = max(1, int(given["max_num_seqs"]) - int(self.scheduler.get("slots_kept", 0)))
+        given["max_num_batched_tokens"] = max(int(given["max_num_batched_tokens"]), given["max_num_seqs"])
+        return SchedulerConfig(**given)
+
+    def on(self, deployment: Deployment) -> Deployment:
+        """The deployment under this engine's host and frontend."""
+        return replace(deployment, host=self.host, frontend=self.frontend)
+
+    def drawn(self, rng: np.random.Generator) -> "EngineProfile":
+        """The profile with every parameter drawn from how well it is known (log-normal)."""
+        z: NDArray[np.float64] = rng.standard_normal(len(PARAMETERS))
+        drawn = {
+            name: self.parameters[name] * float(np.exp(z[i] * self.log_sd.get(name, 0.0)))
+            for i, name in enumerate(PARAMETERS)
+        }
+        return replace(self, parameters=MappingProxyType(drawn))
+
+
+def profile_named(spec: str) -> EngineProfile:
+    """The profile of "vllm-0.11", "sglang", "trtllm-1.0.0rc3".
+
+    The version decides by its longest prefix ("0.11.0" fits "0.11"); an unknown version takes the engine's newest
+    profile that is not newer, an unknown engine raises UnknownName.
+    """
+    wanted, version = _split(spec)
+    known = profiles()
+    ours = [profile for profile in known.values() if profile.engine == wanted]
+    if not ours:
+        raise UnknownName("engine", spec, sorted({p.engine for p in known.values()}))
+    if version is None:
+        return max(ours, key=lambda one: _order(one.versions[-1]))
+    exact = [one for one in ours if any(version == v or version.startswith(f"{v}.") for v in one.versions)]
+    older = [one for one in ours if _order(one.versions[0]) <= _order(version)]
+    if exact or older:
+        return max(exact or older, key=lambda one: _order(one.versions[-1]))
+    return min(ours, key=lambda one: _order(one.versions[0]))
+
+
+@cache
+def profiles() -> Mapping[str, EngineProfile]:
+    """Every profile that ships, by name."""
+    return MappingProxyType({path.stem: read_profile(path) for path in sorted(FOLDER.glob("*.json"))})
+
+
+def read_profile(path: Path) -> EngineProfile:
+    """The profile in a file. Raises InputError naming the file where it is none."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return EngineProfile(
+            name=path.stem,
+            engine=str(facts["engine"]),
+            versions=tuple(facts["versions"]),
+            parameters=MappingProxyType({k: float(v) for k, v in facts["parameters"].items()}),
+            log_sd=MappingProxyType({k: float(v) for k, v in facts["log_sd"].items()}),
+            residual_sd=MappingProxyType({k: float(v) for k, v in facts["residual_sd"].items()}),
+            scheduler=MappingProxyType(facts["scheduler"]),
+            switches=MappingProxyType(facts["switches"]),
+            provenance=MappingProxyType(facts["provenance"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        if isinstance(cause, InputError):
+            raise
+        raise InputError(f"{path}: not an engine profile ({cause!r})") from cause
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    match = re.fullmatch(r"([a-z][a-z-]*?)(?:-(\d[\w.]*))?", spec.strip().lower())
+    if match is None:
+        raise InputError(f"engine {spec!r}: write name-version, as in vllm-0.11")
+    return match[1], match[2]
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(x) for x in re.findall(r"\d+", version)[:3])
