@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
@@ -147,6 +147,7 @@ def test_a_waterfall_starts_at_the_total_and_each_step_where_the_last_one_ended(
         assert level == pytest.approx(rows["value"][-1])
 
 
+@settings(max_examples=settings.default.max_examples // 5)  # plotly takes its time
 @given(st.floats(0.01, 1), st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=5), st.floats(0.001, 0.5))
 def test_a_waterfall_that_does_not_add_up_is_refused(total: float, losses: list[float], error: float) -> None:
     rows = [("x", "start", total, "total"), *(("x", f"step {i}", v, "loss") for i, v in enumerate(losses))]
@@ -186,6 +187,7 @@ def test_single_stream_bars_hold_each_latency_and_the_change_against_dense() -> 
 COST_AND_QUALITY = st.tuples(st.sampled_from([0.5, 1.0, 2.5]), st.none() | st.sampled_from([0.2, 0.6, 0.7]))  # ties
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.lists(COST_AND_QUALITY, min_size=1, max_size=8))
 def test_cost_and_quality_show_all_strategies_and_the_line_joins_the_unbeaten(rows: Costs) -> None:
     frame = pl.DataFrame(

@@ -1,0 +1,31 @@
+"""A whole report from made-up frames, for tests of the page and of what a browser makes of it."""
+
+from collections.abc import Mapping
+
+from sim.plans.spec import strategy_named
+from sim.run.metrics import Slo
+from sim.study import pictures
+from sim.study.html import Section, page
+from tests.sim.study import frames
+
+FIGURES = 10
+
+
+def study_page(provenance: Mapping[str, object]) -> str:
+    """The report of a study that nobody ran, with every picture there is."""
+    study, points = frames.capacities(), frames.points()
+    plan = strategy_named("swift_kv:group=4+skip_decode", frames.MODEL)
+    drawn = [
+        ("How many requests does one GPU carry?", pictures.capacity_bars(study), study),
+        ("What do users feel?", pictures.latency_curves(points, Slo()), points),
+        ("Why is it not more?", pictures.waterfall(frames.steps()), frames.steps()),
+        ("What does batching do to FFN skipping?", pictures.ffn_by_batch(frames.ffn()), None),
+        ("What does batching do to SkipDecode?", pictures.skip_decode_by_batch(frames.depth()), None),
+        ("When does SwiftKV help the decode?", pictures.single_stream(frames.streams()), frames.streams()),
+        ("What does a token cost?", pictures.cost_quality(study), None),
+        ("Where does the time go?", pictures.attribution(frames.seconds()), None),
+        ("What did the GPU hold?", pictures.timeline(frames.run(20_000)), None),
+        ("What does the plan do?", pictures.plan_table(plan), None),
+    ]
+    sections = [Section(h, "Some words.\n\nMore of them.", f, t, "A note.", "not measured") for h, f, t in drawn]
+    return page("What is skipping worth?", "One sentence.\n\nAnother one.", sections, provenance)
