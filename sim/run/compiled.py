@@ -16,30 +16,34 @@ from typing import Any
 import numba
 from numba.extending import register_jitable
 
-from sim.cost import counters, grid, price, tally
-from sim.run import replica
+from sim.cost import counters, grid, price, tables, tally
+from sim.run import loop, replica, steady
 from sim.serving import columns, config, memory, scheduler
 
 # The loop allocates nothing, so reference counts of its columns need not be kept: that alone is a factor of ten.
 OPTIONS: dict[str, Any] = {"_nrt": False}
-SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, replica)
+# The state is a tuple of some sixty arrays, copied at every call that is not inlined: another factor of ten. These few
+# are called at most once per iteration and stay calls, or compiling would take minutes.
+CALLS = frozenset({"schedule", "enter", "leave", "preempt"})
+Advance = Callable[[replica.Replica, steady.Flow, int], int]
+SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, replica, steady, loop)
 
 
 def source_digest() -> str:
     """Twelve hex digits of all that is compiled."""
-    text = "".join(inspect.getsource(module) for module in (*SOURCES, columns, config))
-    return hashlib.sha256((text + numba.__version__).encode()).hexdigest()[:12]
+    text = "".join(inspect.getsource(module) for module in (*SOURCES, columns, config, tables))
+    return hashlib.sha256((text + repr((OPTIONS, sorted(CALLS))) + numba.__version__).encode()).hexdigest()[:12]
 
 
 @cache
-def compiled_advance() -> Callable[[replica.Replica, int], int]:
-    """`sim.run.replica.advance`, compiled on first use and cached on disk (about half a minute, once per version)."""
+def compiled_advance() -> Advance:
+    """`sim.run.loop.advance`, compiled on first use and cached on disk (about half a minute, once per version)."""
     default = Path(__file__).resolve().parents[2] / ".numba_cache"
     root = Path(os.environ.get("ELIDE_CACHE", default))
     numba.config.CACHE_DIR = str(root / source_digest())  # type: ignore[attr-defined]
     for module in SOURCES:
         for function in vars(module).values():
             if isinstance(function, FunctionType) and function.__module__ == module.__name__:
-                register_jitable(**OPTIONS)(function)
-    compiled: Callable[[replica.Replica, int], int] = numba.njit(cache=True, **OPTIONS)(replica.advance)
+                register_jitable(**OPTIONS, forceinline=function.__name__ not in CALLS)(function)
+    compiled: Advance = numba.njit(cache=True, **OPTIONS)(loop.advance)
     return compiled

@@ -1,7 +1,7 @@
 """One replica's life: arrivals, scheduler, price, clock, in a loop over columns.
 
 This is the only feedback in the simulator, written once. The slow twin steps through it interpreted, one SimPy event
-per arrival and per iteration; the fast path runs many iterations per call, compiled (`sim.run.compiled`).
+per arrival and per iteration; the fast path runs many iterations per call, compiled (`sim.run.loop`).
 """
 
 from typing import NamedTuple
@@ -28,14 +28,27 @@ from sim.serving.config import Knobs
 from sim.serving.scheduler import arrive, complete, samples, schedule
 
 # clock
-NOW, NEXT, STEP_START, STEP_END, CONCURRENCY, LOGGED, GAPS, REFUSALS, RELEASED = range(9)
-CLOCKS = 9
+(
+    NOW,
+    NEXT,
+    STEP_START,
+    STEP_END,
+    CONCURRENCY,
+    LOGGED,
+    GAPS,
+    REFUSALS,
+    RELEASED,
+    DELIVERED,  # when the frontend has sent all tokens so far
+    SEEN,  # when the engine saw the latest request
+    BEFORE,  # DELIVERED, one iteration earlier
+) = range(12)
+CLOCKS = 12
 
 # why advance returned
 REACHED, IDLE, FULL, STUCK = range(4)
 
 # columns of the iteration log
-(L_START, L_NS, L_PROMPT, L_DECODE, L_REGULAR, L_RUNNING, L_WAITING, L_USED, L_PARTS) = range(9)
+(L_START, L_NS, L_PROMPT, L_DECODE, L_REGULAR, L_GAP, L_RUNNING, L_WAITING, L_USED, L_PARTS) = range(10)
 LOG_COLUMNS = L_PARTS + PARTS
 LOG_ROWS = 8192
 FAR = 2**62
@@ -54,40 +67,20 @@ class Replica(NamedTuple):
     emitted: Ints  # [max_num_seqs] tokens per sampling row
     clock: Ints  # [CLOCKS]
     log: Ints  # [LOG_ROWS, LOG_COLUMNS] iterations since the log was last drained
-    gaps: Ints  # [...] inter-token gaps that are not their own iteration's duration
+    gaps: Ints  # [...] inter-token gaps of requests that the iteration before left out
 
 
-def advance(replica: Replica, until_ns: int) -> int:
-    """Why it stopped: the clock reached `until_ns`, nothing is left to do, or the log must be drained first.
-
-    Iterations that end at or before `until_ns` are complete on return; one that spans it is pending.
-    """
-    clock = replica.clock
-    while True:
-        if clock[STEP_END] != NOBODY:
-            if clock[STEP_END] > until_ns:
-                return REACHED
-            finish_step(replica)
-        admit_arrivals(replica)
-        if clock[LOGGED] == LOG_ROWS or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
-            return FULL
-        if begin_step(replica):
-            continue
-        if replica.state.counts[HEAD] < replica.state.counts[TAIL] or replica.state.counts[N_FRONT] > 0:
-            return STUCK  # somebody waits, nobody runs, and nothing was scheduled: never by construction
-        if clock[NEXT] >= replica.asked.arrival_ns.size:
-            return IDLE
-        next_ns = replica.asked.arrival_ns[clock[NEXT]]
-        if next_ns > until_ns:
-            return REACHED
-        clock[NOW] = next_ns
+def seen_ns(replica: Replica, request: int) -> int:
+    """When the engine sees the next request: after it passed the frontend, behind the one before it."""
+    tables = replica.tables
+    return max(replica.asked.arrival_ns[request] + tables.request_ns, replica.clock[SEEN] + tables.request_gap_ns)
 
 
 def admit_arrivals(replica: Replica) -> None:
     """Queue the requests that have arrived by now; a refused one makes room for the next closed-loop client."""
     clock = replica.clock
-    arrival_ns = replica.asked.arrival_ns
-    while clock[NEXT] < arrival_ns.size and arrival_ns[clock[NEXT]] <= clock[NOW]:
+    while clock[NEXT] < replica.asked.arrival_ns.size and seen_ns(replica, clock[NEXT]) <= clock[NOW]:
+        clock[SEEN] = seen_ns(replica, clock[NEXT])
         if not arrive(replica.asked, replica.state, replica.knobs, clock[NEXT]):
             clock[REFUSALS] += 1
             release_client(replica, clock[NOW])
@@ -113,12 +106,15 @@ def begin_step(replica: Replica) -> bool:
     return True
 
 
-def finish_step(replica: Replica) -> None:
-    """Book the pending iteration: tokens, times, gaps, log; the clock moves to its end."""
+def finish_step(replica: Replica, steady: int) -> None:
+    """Book the pending iteration: tokens, times, gaps, log; the clock moves to its end.
+
+    `steady` more requests decoded one token each without a row of their own (`sim.run.steady`).
+    """
     clock = replica.clock
     emit(replica)
-    regular = note_gaps(replica)
-    log_step(replica, regular)
+    deliver(replica, steady)
+    log_step(replica, note_gaps(replica) + steady)
     finished = complete(
         replica.asked,
         replica.state,
@@ -126,12 +122,12 @@ def finish_step(replica: Replica) -> None:
         replica.live_units,
         replica.emitted,
         clock[STEP_START],
-        clock[STEP_END],
+        clock[DELIVERED],
     )
     clock[NOW] = clock[STEP_END]
     clock[STEP_END] = NOBODY
     for _ in range(finished):
-        release_client(replica, clock[NOW])
+        release_client(replica, clock[DELIVERED])
 
 
 def emit(replica: Replica) -> None:
@@ -153,18 +149,29 @@ def emit(replica: Replica) -> None:
                 replica.emitted[row] = 1 + accepted
 
 
+def deliver(replica: Replica, steady: int) -> None:
+    """Move the clock of delivery: the iteration's tokens leave the frontend behind all earlier ones."""
+    clock, tokens = replica.clock, steady
+    if replica.tables.stream_token_ns > 0:
+        for row in range(replica.state.counts[N_ROWS]):
+            if samples(replica.asked, replica.state, row):
+                tokens += replica.emitted[row]
+    clock[BEFORE] = clock[DELIVERED]
+    clock[DELIVERED] = max(clock[DELIVERED], clock[STEP_END]) + tokens * replica.tables.stream_token_ns
+
+
 def note_gaps(replica: Replica) -> int:
-    """Tokens whose gap to their predecessor is the iteration's own duration; other gaps go to their list."""
+    """Tokens whose predecessor left in the iteration before, so that one gap fits all; other gaps go to their list."""
     state, clock = replica.state, replica.clock
     regular = 0
     for row in range(state.counts[N_ROWS]):
         request = state.row_request[row]
         if state.generated[request] == 0 or not samples(replica.asked, state, row):
             continue
-        if state.last_token_ns[request] == clock[STEP_START]:
+        if state.last_token_ns[request] == clock[BEFORE]:
             regular += 1
         else:
-            replica.gaps[clock[GAPS]] = clock[STEP_END] - state.last_token_ns[request]
+            replica.gaps[clock[GAPS]] = clock[DELIVERED] - state.last_token_ns[request]
             clock[GAPS] += 1
     return regular
 
@@ -178,6 +185,7 @@ def log_step(replica: Replica, regular: int) -> None:
     line[L_PROMPT] = rows[PROMPT] + rows[SAMPLED]
     line[L_DECODE] = rows[SINGLE]
     line[L_REGULAR] = regular
+    line[L_GAP] = clock[DELIVERED] - clock[BEFORE]
     line[L_RUNNING] = counts[N_RUNNING]
     line[L_WAITING] = counts[TAIL] - counts[HEAD] + counts[N_FRONT]
     line[L_USED] = replica.knobs.total_units - counts[FREE]

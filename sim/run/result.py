@@ -14,6 +14,7 @@ from sim.run.metrics import MS, Slo, spread, tpot_ns, weighted_spread
 from sim.run.replica import (
     FAR,
     L_DECODE,
+    L_GAP,
     L_NS,
     L_PARTS,
     L_PROMPT,
@@ -97,7 +98,8 @@ class Result:
     @property
     def makespan_s(self) -> float:
         """Seconds from the first arrival to the last token."""
-        return float(self.log[-1, L_START] + self.log[-1, L_NS]) / 1e9 if len(self.log) else 0.0
+        last = int(self.state.last_token_ns.max(initial=0))
+        return max(last, int(self.log[-1, L_START] + self.log[-1, L_NS])) / 1e9 if len(self.log) else 0.0
 
     @cached_property
     def work(self) -> dict[str, float]:
@@ -132,7 +134,7 @@ class Result:
 
     def itl(self) -> dict[str, float]:
         """p50, p90, p99 and mean of all inter-token gaps, in ms."""
-        values = np.concatenate([self.log[:, L_NS], self.gaps_ns]) / MS
+        values = np.concatenate([self.log[:, L_GAP], self.gaps_ns]) / MS
         weights = np.concatenate([self.log[:, L_REGULAR], np.ones_like(self.gaps_ns)])
         return weighted_spread(values, weights)
 

@@ -33,8 +33,10 @@ from sim.run.replica import (
     admit_arrivals,
     begin_step,
     finish_step,
+    seen_ns,
 )
 from sim.run.result import Result
+from sim.run.steady import flow_for
 from sim.serving.columns import N_DONE, NOBODY, Asked, Ints, asked_of, state_of
 from sim.serving.config import Knobs, SchedulerConfig, knobs_of
 from sim.serving.memory import most_units
@@ -131,7 +133,8 @@ class Simulation:
         units = -(-(total - 1) // knobs.block_tokens) * knobs.full_units
         if (total > knobs.max_context).any():
             i = int(np.argmax(total > knobs.max_context))
-            limit = f"the context of {knobs.max_context} tokens ({int((total > knobs.max_context).sum())} such requests)"
+            others = int((total > knobs.max_context).sum())
+            limit = f"the context of {knobs.max_context} tokens ({others} such requests)"
             raise InputError(_too_long(asked, i, limit))
         if (units > knobs.total_units).any():
             i = int(np.argmax(units > knobs.total_units))
@@ -184,8 +187,10 @@ def _asked(work: Workload, *, caching: bool) -> Asked:
 def _compiled(env: simpy.Environment, replica: Replica, log: Log) -> Generator[simpy.Event, None, None]:
     """Advance to the end in as few events as the log's buffer allows."""
     advance = compiled_advance()
+    knobs, requests = replica.knobs, replica.asked.arrival_ns.size
+    flow = flow_for(replica.tables, replica.live_units, requests, knobs.max_num_seqs, knobs.block_tokens)
     while True:
-        why = advance(replica, FAR)
+        why = advance(replica, flow, FAR)
         if replica.clock[NOW] > env.now:
             yield env.timeout(int(replica.clock[NOW]) - env.now)
         if why == STUCK:
@@ -203,10 +208,10 @@ def _stepwise(env: simpy.Environment, replica: Replica, log: Log) -> Generator[s
         admit_arrivals(replica)
         if begin_step(replica):
             yield env.timeout(int(clock[STEP_END]) - env.now)
-            finish_step(replica)
+            finish_step(replica, 0)
             log.drain()
         elif clock[NEXT] < arrival_ns.size:
-            yield env.timeout(int(arrival_ns[clock[NEXT]]) - env.now)
+            yield env.timeout(int(seen_ns(replica, clock[NEXT])) - env.now)
         else:
             return
 

@@ -27,7 +27,9 @@ N_ROWS = 8  # rows of the iteration being built
 N_PREEMPTED = 9  # preemptions so far
 N_DONE = 10
 N_RESIDENT = 11  # prefix entries in memory
-N_COUNTS = 12
+N_SLOTS = 12  # positions of `running` in use; more than N_RUNNING only while the compiled loop leaves gaps
+N_ADMITTED = 13  # admissions so far
+N_COUNTS = 14
 
 NOBODY = -1
 
@@ -60,7 +62,8 @@ class State(NamedTuple):
     last_token_ns: Ints  # [n]
     queue: Ints  # [n] arrived requests, in order
     front: Ints  # [n] stack of preempted requests
-    running: Ints  # [max_num_seqs] in order of admission
+    running: Ints  # [2 * max_num_seqs] in order of admission; the first N_SLOTS count
+    admitted: Ints  # [n] number of the request's last admission: smaller is older
     refs: Ints  # [entries] requests that hold the prefix entry
     resident: NDArray[np.uint8]  # [entries]
     lru_next: Ints  # [entries]
@@ -116,7 +119,8 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
         last_token_ns=column(n, NOBODY),
         queue=column(n),
         front=column(n),
-        running=column(max_num_seqs),
+        running=column(2 * max_num_seqs),
+        admitted=column(n),
         refs=column(entries),
         resident=np.zeros(entries, dtype=np.uint8),
         lru_next=column(entries, NOBODY),

@@ -10,11 +10,13 @@ from sim.serving.columns import (
     EVICTABLE,
     FREE,
     HEAD,
+    N_ADMITTED,
     N_DONE,
     N_FRONT,
     N_PREEMPTED,
     N_ROWS,
     N_RUNNING,
+    N_SLOTS,
     NOBODY,
     REFUSED,
     RUNNING,
@@ -146,6 +148,7 @@ def preempt(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
     It has no row yet: rows are filled oldest first.
     """
     state.counts[N_RUNNING] -= 1
+    state.counts[N_SLOTS] -= 1
     release(asked, state, knobs, request)
     state.computed[request] = 0
     state.status[request] = WAITING
@@ -231,8 +234,11 @@ def begin(asked: Asked, state: State, knobs: Knobs, request: int, hits: int) -> 
     if state.preempted[request] == 0:
         state.cached[request] = state.computed[request]
     state.status[request] = RUNNING
-    state.running[state.counts[N_RUNNING]] = request
+    state.running[state.counts[N_SLOTS]] = request
+    state.counts[N_SLOTS] += 1
     state.counts[N_RUNNING] += 1
+    state.admitted[request] = state.counts[N_ADMITTED]
+    state.counts[N_ADMITTED] += 1
 
 
 def samples(asked: Asked, state: State, row: int) -> bool:
@@ -283,12 +289,12 @@ def complete(
 def drop_finished(state: State) -> None:
     """Close the gaps that finished requests left among the running ones; order is kept."""
     keep = 0
-    for i in range(state.counts[N_RUNNING]):
+    for i in range(state.counts[N_SLOTS]):
         request = state.running[i]
         if state.status[request] == RUNNING:
             state.running[keep] = request
             keep += 1
-    state.counts[N_RUNNING] = keep
+    state.counts[N_RUNNING] = state.counts[N_SLOTS] = keep
 
 
 def abort(asked: Asked, state: State, knobs: Knobs, request: int) -> bool:

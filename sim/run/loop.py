@@ -1,0 +1,61 @@
+"""The loop that runs compiled: from event to event, in sums where it can, row by row where it must."""
+
+from sim.run.replica import (
+    FULL,
+    GAPS,
+    IDLE,
+    LOG_ROWS,
+    LOGGED,
+    NEXT,
+    NOW,
+    REACHED,
+    STEP_END,
+    STUCK,
+    Replica,
+    admit_arrivals,
+    finish_step,
+    seen_ns,
+)
+from sim.run.steady import ROWS, STEADY, Flow, enter, leave, price_rows_and_sums, schedule_steady, turn
+from sim.serving.columns import HEAD, N_FRONT, NOBODY, TAIL
+from sim.serving.scheduler import schedule
+
+
+def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
+    """Why it stopped: the clock reached `until_ns`, nothing is left to do, or the log must be drained first.
+
+    Iterations that end at or before `until_ns` are complete on return; one that spans it is pending.
+    """
+    clock = replica.clock
+    while True:
+        if clock[STEP_END] != NOBODY:
+            if clock[STEP_END] > until_ns:
+                return REACHED
+            finish_step(replica, flow.scalars[ROWS])
+            if flow.scalars[STEADY]:
+                turn(replica, flow)
+        admit_arrivals(replica)
+        if clock[LOGGED] == LOG_ROWS or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
+            return FULL
+        if begin(replica, flow):
+            continue
+        if replica.state.counts[HEAD] < replica.state.counts[TAIL] or replica.state.counts[N_FRONT] > 0:
+            return STUCK  # somebody waits, nobody runs, and nothing was scheduled: never by construction
+        if clock[NEXT] >= replica.asked.arrival_ns.size:
+            return IDLE
+        next_ns = seen_ns(replica, clock[NEXT])
+        if next_ns > until_ns:
+            return REACHED
+        clock[NOW] = next_ns
+
+
+def begin(replica: Replica, flow: Flow) -> bool:
+    """Whether an iteration was scheduled and priced; it is pending until it is finished."""
+    steady = flow.scalars[STEADY] or enter(replica, flow)
+    if not steady or not schedule_steady(replica, flow):
+        if steady:
+            leave(replica, flow)
+        if schedule(replica.asked, replica.state, replica.knobs) == 0:
+            return False
+    price_rows_and_sums(replica, flow)
+    return True

@@ -1,0 +1,304 @@
+"""Many iterations at the price of few: requests that just decode are moved as one.
+
+While a request decodes, each iteration adds one token to it and nothing else happens until a known one: it ends, its
+row class or its caches change, the FFN gate opens. So such requests leave the rows of the iteration and live in sums
+(how many, their contexts, the blocks they will need) and in a calendar of what happens to whom after which iteration;
+an iteration then costs as much as what changes in it. Rows are scheduled, priced and booked as ever, by the same
+functions. Where the sums cannot say what the scheduler would do (memory or budget too short for all that run), every
+request gets its columns back and the plain loop takes the step. The two agree bit for bit (INV-13).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.price import price_step
+from sim.cost.tables import GATED, SAMPLING, SEQUENCES, SINGLE, Tables
+from sim.cost.tally import tally
+from sim.run.replica import DELIVERED, NOW, STEP_END, STEP_START, Replica, release_client
+from sim.serving.columns import (
+    DONE,
+    EVICTABLE,
+    FREE,
+    N_DONE,
+    N_ROWS,
+    N_RUNNING,
+    N_SLOTS,
+    NOBODY,
+    RUNNING,
+    Ints,
+)
+from sim.serving.config import CHUNKED
+from sim.serving.memory import blocks_for, evict_oldest, private_need, release, reserve, shrink, units_now
+from sim.serving.scheduler import add_row, admit, drop_finished, is_prefill, tokens_wanted
+
+RING = 1024
+NEVER = 2**60
+
+# scalars of the flow
+(STEADY, STEP, ROWS, OPEN, YOUNGEST, N_READING, TRIED, N_DUE) = range(8)
+SCALARS = 8
+
+
+class Flow(NamedTuple):
+    """The requests that just decode, as sums and a calendar; and the few that still read their prompt."""
+
+    scalars: Ints  # [SCALARS]
+    member: Ints  # [n] 1: decodes here
+    since: Ints  # [n] iteration in which it joined
+    next: Ints  # [n] the next request of the same day
+    days: Ints  # [RING] first request of each day of the calendar
+    due: Ints  # [2 * max_num_seqs] the day at hand
+    reading: Ints  # [max_num_seqs] requests with rows, oldest first
+    class_rows: Ints  # [U]
+    class_context: Ints  # [U]
+    phase_units: Ints  # [block_tokens] units needed in iterations of that residue
+    change: Ints  # [M] tokens fed after which something changes, by tokens fed; NEVER where nothing does
+
+
+def flow_for(tables: Tables, live_units: Ints, requests: int, max_num_seqs: int, block_tokens: int) -> Flow:
+    """An empty flow for a plan's tables."""
+
+    def column(size: int) -> Ints:
+        return np.zeros(size, dtype=np.int64)
+
+    warmup = tables.gate_warmup if tables.gate_warmup < NEVER else 0
+    size = max(tables.class_of.size, live_units.size, warmup) + 1
+    fed = np.arange(size)
+    kinds = np.stack(
+        [
+            tables.class_of[np.minimum(fed, tables.class_of.size - 1)],
+            live_units[np.minimum(1 + fed, live_units.size - 1)],
+            (fed >= tables.gate_warmup).astype(np.int64),
+        ]
+    )
+    change = np.full(size, NEVER, dtype=np.int64)
+    for i in range(size - 2, -1, -1):
+        change[i] = change[i + 1] if (kinds[:, i] == kinds[:, i + 1]).all() else i + 1
+    days = np.full(RING, NOBODY, dtype=np.int64)
+    u = tables.decode.shape[0]
+    return Flow(
+        column(SCALARS),
+        column(requests),
+        column(requests),
+        column(requests),
+        days,
+        column(2 * max_num_seqs),
+        column(max_num_seqs),
+        column(u),
+        column(u),
+        column(block_tokens),
+        change,
+    )
+
+
+def enter(replica: Replica, flow: Flow) -> bool:
+    """Whether the running requests could be moved into the flow; if not, nothing has changed."""
+    state = replica.state
+    if replica.knobs.policy != CHUNKED or replica.knobs.draft_tokens > 0:
+        return False
+    for i in range(state.counts[N_RUNNING]):
+        request = state.running[i]
+        late = state.last_token_ns[request] != replica.clock[DELIVERED]
+        if late and not is_prefill(replica.asked, state, request):
+            return False
+    flow.scalars[:] = 0
+    flow.scalars[STEADY] = 1
+    for i in range(state.counts[N_RUNNING]):
+        request = state.running[i]
+        if is_prefill(replica.asked, state, request):
+            flow.reading[flow.scalars[N_READING]] = request
+            flow.scalars[N_READING] += 1
+        else:
+            join(replica, flow, request)
+    return True
+
+
+def leave(replica: Replica, flow: Flow) -> None:
+    """Give every request its columns back."""
+    state = replica.state
+    for i in range(state.counts[N_SLOTS]):
+        request = state.running[i]
+        if state.status[request] == RUNNING and flow.member[request]:
+            catch_up(replica, flow, request)
+            flow.member[request] = 0
+    drop_finished(state)
+    flow.scalars[:] = 0
+    flow.class_rows[:] = 0
+    flow.class_context[:] = 0
+    flow.phase_units[:] = 0
+    flow.days[:] = NOBODY
+
+
+def catch_up(replica: Replica, flow: Flow, request: int) -> None:
+    """Write what the iterations since it joined did to a request."""
+    state = replica.state
+    tokens = flow.scalars[STEP] - flow.since[request]
+    if tokens == 0:
+        return
+    state.generated[request] += tokens
+    state.computed[request] += tokens
+    state.last_token_ns[request] = replica.clock[DELIVERED]
+    blocks = blocks_for(state.computed[request], replica.knobs.block_tokens)
+    if replica.knobs.hash_tokens > 0:
+        blocks -= state.shared[request] * (replica.knobs.hash_tokens // replica.knobs.block_tokens)
+    state.blocks[request] = blocks
+    flow.since[request] = flow.scalars[STEP]
+
+
+def join(replica: Replica, flow: Flow, request: int) -> None:
+    """Add a decoding request to the sums, and the next thing that happens to it to the calendar."""
+    state, step = replica.state, flow.scalars[STEP]
+    flow.member[request] = 1
+    flow.since[request] = step
+    flow.scalars[YOUNGEST] = max(flow.scalars[YOUNGEST], state.admitted[request])
+    add(replica, flow, request, 1, 0)
+    fed = state.computed[request] - replica.asked.prompt_tokens[request]
+    ahead = replica.asked.output_tokens[request] - state.generated[request]
+    if fed < flow.change.size:
+        ahead = min(ahead, flow.change[fed] - fed)
+    day = (step + min(ahead, RING - 1) - 1) % RING
+    flow.next[request] = flow.days[day]
+    flow.days[day] = request
+
+
+def add(replica: Replica, flow: Flow, request: int, sign: int, since: int) -> None:
+    """Add a request to the sums, or take it out `since` tokens later: its class is that of the token it joined with."""
+    tables, state = replica.tables, replica.state
+    computed = state.computed[request]
+    fed = computed - since - replica.asked.prompt_tokens[request]
+    u = tables.class_of[min(fed, tables.class_of.size - 1)]
+    flow.scalars[ROWS] += sign
+    flow.class_rows[u] += sign
+    flow.class_context[u] += sign * (computed + 1)
+    if fed >= tables.gate_warmup:
+        flow.scalars[OPEN] += sign
+    block = replica.knobs.block_tokens
+    flow.phase_units[(flow.scalars[STEP] - computed) % block] += sign * state.units[request]
+
+
+def schedule_steady(replica: Replica, flow: Flow) -> bool:
+    """Whether the next iteration was scheduled from the sums; if not, nothing has changed."""
+    state, knobs, scalars = replica.state, replica.knobs, flow.scalars
+    units = flow.phase_units[scalars[STEP] % knobs.block_tokens]
+    budget = knobs.max_num_batched_tokens - scalars[ROWS]
+    if not foreseeable(replica, flow, units, budget):
+        return False
+    if state.running.size - state.counts[N_SLOTS] < knobs.max_num_seqs - state.counts[N_RUNNING]:
+        drop_finished(state)
+    state.counts[N_ROWS] = 0
+    while state.counts[FREE] < units:
+        evict_oldest(state, knobs)
+    state.counts[FREE] -= units
+    for i in range(scalars[N_READING]):
+        request = flow.reading[i]
+        tokens = chunk_of(replica, request, budget)
+        if tokens > 0:
+            reserve(state, knobs, request, state.computed[request] + tokens)
+            add_row(state, request, tokens)
+            budget -= tokens
+    first = state.counts[N_SLOTS]
+    admit(replica.asked, state, knobs, budget)
+    for i in range(first, state.counts[N_SLOTS]):
+        flow.reading[scalars[N_READING]] = state.running[i]
+        scalars[N_READING] += 1
+    return state.counts[N_ROWS] > 0 or scalars[ROWS] > 0
+
+
+def chunk_of(replica: Replica, request: int, budget: int) -> int:
+    """Tokens that a request with a row gets from what is left of the budget."""
+    tokens = min(tokens_wanted(replica.asked, replica.state, replica.knobs, request), budget)
+    if replica.knobs.long_prefill > 0:
+        tokens = min(tokens, replica.knobs.long_prefill)
+    return tokens
+
+
+def foreseeable(replica: Replica, flow: Flow, units: int, budget: int) -> bool:
+    """Whether budget and memory suffice for all that run, so that the order among them does not matter."""
+    state, knobs = replica.state, replica.knobs
+    room = state.counts[FREE] + state.counts[EVICTABLE] * knobs.hash_units
+    for i in range(flow.scalars[N_READING]):
+        request = flow.reading[i]
+        whole = chunk_of(replica, request, NEVER)
+        if whole > budget and state.admitted[request] < flow.scalars[YOUNGEST]:
+            return False  # somebody younger would decode from what this one takes
+        if knobs.hash_tokens > 0 and replica.asked.output_tokens[request] - state.generated[request] == 1:
+            return False  # ends beside others: the order in which they leave decides which prefix is evicted first
+        tokens = min(whole, budget)
+        if tokens > 0:
+            units += private_need(state, knobs, request, state.computed[request] + tokens) * state.units[request]
+            budget -= tokens
+    return units <= room
+
+
+def price_rows_and_sums(replica: Replica, flow: Flow) -> None:
+    """Price the iteration; it is pending until it is finished. The sums are zero outside the flow."""
+    scratch, rows = replica.scratch, flow.scalars[ROWS]
+    tally(replica.asked, replica.state, replica.tables, scratch)
+    scratch.rows[SINGLE] += rows
+    scratch.rows[SAMPLING] += rows
+    scratch.rows[SEQUENCES] += rows
+    scratch.rows[GATED] += flow.scalars[OPEN]
+    for u in range(flow.class_rows.size):
+        scratch.class_rows[u] += flow.class_rows[u]
+        scratch.class_single[u] += flow.class_rows[u]
+        scratch.class_context[u] += flow.class_context[u]
+    replica.clock[STEP_START] = replica.clock[NOW]
+    replica.clock[STEP_END] = replica.clock[NOW] + price_step(replica.tables, scratch)
+
+
+def turn(replica: Replica, flow: Flow) -> None:
+    """After an iteration: move the sums by one token, do what is due today, take in who starts to decode."""
+    state, scalars = replica.state, flow.scalars
+    collect_due(state.admitted, flow)
+    scalars[STEP] += 1
+    for u in range(flow.class_rows.size):
+        flow.class_context[u] += flow.class_rows[u]
+    for i in range(scalars[N_DUE]):
+        settle(replica, flow, flow.due[i])
+    keep = 0
+    for i in range(scalars[N_READING]):
+        request = flow.reading[i]
+        if state.status[request] != RUNNING:
+            continue
+        if is_prefill(replica.asked, state, request):
+            flow.reading[keep] = request
+            keep += 1
+        else:
+            join(replica, flow, request)
+    scalars[N_READING] = keep
+
+
+def collect_due(admitted: Ints, flow: Flow) -> None:
+    """Today's requests, oldest first as the scheduler would meet them."""
+    day = flow.scalars[STEP] % RING
+    request, n = flow.days[day], 0
+    flow.days[day] = NOBODY
+    while request != NOBODY:
+        i = n
+        while i > 0 and admitted[flow.due[i - 1]] > admitted[request]:
+            flow.due[i] = flow.due[i - 1]
+            i -= 1
+        flow.due[i] = request
+        n += 1
+        request = flow.next[request]
+    flow.scalars[N_DUE] = n
+
+
+def settle(replica: Replica, flow: Flow, request: int) -> None:
+    """Let a request that is due end, or change its class, its caches or its next day."""
+    state = replica.state
+    since = flow.scalars[STEP] - flow.since[request]
+    catch_up(replica, flow, request)
+    add(replica, flow, request, -1, since)
+    flow.member[request] = 0
+    if state.generated[request] < replica.asked.output_tokens[request]:
+        fed = state.computed[request] - replica.asked.prompt_tokens[request]
+        shrink(state, request, units_now(fed, replica.live_units))
+        join(replica, flow, request)
+        return
+    release(replica.asked, state, replica.knobs, request)
+    state.status[request] = DONE
+    state.counts[N_DONE] += 1
+    state.counts[N_RUNNING] -= 1
+    release_client(replica, replica.clock[DELIVERED])
