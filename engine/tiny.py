@@ -31,8 +31,8 @@ def make_tiny(folder: Path, family: str = "llama", *, seed: int = 0, layers: int
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields))  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.1)  # a bias of zero would hide that it is forgotten
+        if parameter.ndim == 1:  # biases of zero and norms of one would hide that one is forgotten or another's
+            torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -136,9 +136,11 @@ def test_skip_decode(budgets, warmup):
     assert tokens_of(llm_of("llama-gqa", spec, dtype="float64"), PROMPTS, OUTPUTS) == expected
 
 
-@pytest.mark.parametrize(("k", "cold", "cadence", "warmup"), [(2, 1, 3, 2), (6, 0, 4, 0), (1, 2, 2, 1)])
-def test_ffn_skip(k, cold, cadence, warmup):
-    threshold = 0.75
+@pytest.mark.parametrize(
+    ("k", "cold", "cadence", "warmup", "threshold"),
+    [(2, 1, 3, 2, 0.75), (6, 0, 4, 0, 0.75), (1, 2, 2, 1, 0.75), (6, 1, 4, 0, 0.2), (6, 2, 4, 0, 0.2)],
+)
+def test_ffn_skip(k, cold, cadence, warmup, threshold):
     spec = f"ffn_skip:run_length={k},threshold={threshold},cold_layers={cold},cadence={cadence},warmup_tokens={warmup}"
     expected = [ffn_skip(plain(), p, k, threshold, cold, cadence, warmup)[0] for p in PROMPTS]
     llm = llm_of("llama-gqa", spec, dtype="float64")

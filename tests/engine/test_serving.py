@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.plans.plan import ATTN, FULL, KV, plan_of
 from sim.serving.columns import FREE, RUNNING, WAITING
-from tests.engine.tinies import assert_idle, greedy, hf_greedy, llm_of, prompts_of, tokens_of
+from sim.serving.memory import reserve
+from sim.serving.scheduler import begin, preempt
+from tests.engine.tinies import LAYERS, assert_idle, greedy, hf_greedy, llm_of, prompts_of, tokens_of
 
 PREFIX = prompts_of(20, seed=9)[0]
 
@@ -160,3 +163,29 @@ def test_events_have_the_simulators_columns():
     order = [events[name] for name in ("arrival_ns", "scheduled_ns", "first_token_ns", "last_token_ns")]
     assert all((a <= b).all() for a, b in pairwise(order))
     assert events["output_tokens"].tolist() == [4, 4]
+
+
+def test_a_prompts_last_block_is_its_own_where_the_plan_treats_its_last_token_apart():
+    """Prompt tokens leave out an FFN below a cache that later tokens read; the sampled one runs it."""
+    layers = range(LAYERS)
+    plan = plan_of(LAYERS, name="apart", prompt=[FULL if j else ATTN | KV for j in layers])
+    prompts = [PREFIX[:8], PREFIX[:12], PREFIX]
+    warm, cold = (llm_of("llama-gqa", plan, prefix_caching=caching) for caching in (True, False))
+    for prompt in prompts:
+        assert tokens_of(warm, [prompt], 6) == tokens_of(cold, [prompt], 6)
+    assert warm.events()["cached_tokens"].tolist() == [0, 4, 8]
+
+
+def test_pushed_out_and_back_within_one_call_starts_with_new_pages():
+    llm = llm_of("llama-gqa", max_num_batched_tokens=8)
+    request = llm.add(prompts_of(20)[0], greedy(4))
+    llm.step()
+    llm.step()
+    engine = llm.engine
+    preempt(engine.asked, engine.state, engine.knobs, request)
+    begin(engine.asked, engine.state, engine.knobs, request, 0)
+    assert reserve(engine.state, engine.knobs, request, 4)
+    engine.cache.after_schedule(engine.asked, engine.state)
+    assert engine.cache.pages_in_use == LAYERS
+    drain(llm)
+    assert llm.result(request).token_ids == expected_of(prompts_of(20), 4)[0]
