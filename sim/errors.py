@@ -27,9 +27,13 @@ class UnknownName(InputError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        self._given = (kind, name, names)
         near = get_close_matches(name.lower(), names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+
+    def __reduce__(self) -> tuple[type["UnknownName"], tuple[str, str, list[str]]]:
+        return UnknownName, self._given  # so that a worker process can raise it in its parent
 
 
 class PlanError(ElideError, ValueError):

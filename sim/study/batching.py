@@ -12,6 +12,7 @@ import polars as pl
 
 from sim.cost.deployment import Deployment
 from sim.cost.times import Source
+from sim.errors import CapacityError
 from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan
 from sim.plans.spec import strategy_named
@@ -27,6 +28,17 @@ from sim.workload.lengths import Fixed, Lengths, RangeRatio
 FFN_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DEPTH_BATCHES = (1, 8, 32, 128)
 CONTINUOUS, EQUAL_AGE = "continuous batching", "static batch of equal age"
+BATCH_SCHEMA = {
+    "strategy": pl.String,
+    "model": pl.String,
+    "policy": pl.String,
+    "batch": pl.Int64,
+    "nominal": pl.Float64,
+    "realised": pl.Float64,
+    "kv_saved": pl.Float64,
+    "speedup": pl.Float64,
+    "decode_speedup": pl.Float64,
+}
 TURNS = 30  # requests per sequence in flight: the filling and emptying of the batch is then a small part of the run
 
 
@@ -47,8 +59,9 @@ def ffn_saving(
     """
     plans = (strategy_named(f"ffn_skip:share={share}", on.model), independent_ffn_skip(on.model, share))
     lengths = (Fixed(64), RangeRatio(256, 0.999))
-    rows = [_row(on, plan, source, CONTINUOUS, batch, lengths) for plan in plans for batch in batches]
-    return pl.DataFrame(rows).drop("model", "policy", "decode_speedup", "kv_saved")
+    held = [batch for batch in batches if fits(on, batch, 64 + 511)]
+    rows = [_row(on, plan, source, CONTINUOUS, batch, lengths) for plan in plans for batch in held]
+    return pl.DataFrame(rows, schema=BATCH_SCHEMA).drop("model", "policy", "decode_speedup", "kv_saved")
 
 
 def depth_saving(on: Deployment, source: Source = "auto", *, batches: Sequence[int] = DEPTH_BATCHES) -> pl.DataFrame:
@@ -62,8 +75,26 @@ def depth_saving(on: Deployment, source: Source = "auto", *, batches: Sequence[i
     layers = on.model.layers
     plan = skip_decode(on.model, max_budget=layers, min_budget=max(2, layers // 4))
     settings = ((CONTINUOUS, (Fixed(512), RangeRatio(128, 0.999))), (EQUAL_AGE, (Fixed(512), Fixed(256))))
-    rows = [_row(on, plan, source, setting, batch, lengths) for setting, lengths in settings for batch in batches]
-    return pl.DataFrame(rows)
+    held = [batch for batch in batches if fits(on, batch, 512 + 256)]
+    rows = [_row(on, plan, source, setting, batch, lengths) for setting, lengths in settings for batch in held]
+    return pl.DataFrame(rows, schema=BATCH_SCHEMA)
+
+
+def fits(on: Deployment, batch: int, tokens: int) -> bool:
+    """Whether so many sequences of so many tokens are in memory at once; a model that does not fit holds none."""
+    if tokens > on.model.max_context:
+        return False
+    config = SchedulerConfig(max_num_seqs=batch)
+    try:
+        blocks = on.kv_capacity_blocks(
+            dense(on.model),
+            block_tokens=config.block_tokens,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_seqs=batch,
+        )
+    except CapacityError:
+        return False
+    return batch * (tokens // config.block_tokens + 1) <= blocks
 
 
 def _row(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from sim.errors import CapacityError, InputError
@@ -20,7 +21,7 @@ SWELL = 0.10  # growth of the number in the system that is no more than its usua
 # 95 % quantiles of Student's t with 1, 2, … degrees of freedom: the ends of a two-sided 90 % interval
 STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 MOST_SEEDS = len(STUDENT) + 1
-Tell = Callable[[int, float, bool], None]  # seed, rate, whether it works
+Tell = Callable[[str], None]
 
 
 def is_stable(arrival_ns: NDArray[np.int64], leave_ns: NDArray[np.int64]) -> bool:
@@ -44,12 +45,14 @@ def is_stable(arrival_ns: NDArray[np.int64], leave_ns: NDArray[np.int64]) -> boo
     return bool(last - middle <= max(GROWTH * arrivals, SWELL * middle))
 
 
-def sustains(result: Result, slo: Slo) -> bool:
-    """Whether the run met the SLO for the share of requests that it promises, on a queue that stood still.
+def meets(result: Result, slo: Slo) -> bool:
+    """Whether the share of requests that the SLO promises met both limits; a refused request misses them."""
+    return result.goodput(slo)[1] >= slo.percentile / 100
 
-    A refused request misses the SLO.
-    """
-    if result.goodput(slo)[1] < slo.percentile / 100:
+
+def sustains(result: Result, slo: Slo) -> bool:
+    """Whether the run met the SLO on a queue that stood still."""
+    if not meets(result, slo):
         return False
     served = result.requests.drop_nulls("last_token_ns")
     return is_stable(served["arrival_ns"].to_numpy(), served["last_token_ns"].to_numpy())
@@ -64,6 +67,7 @@ class Capacity:
     """
 
     brackets: tuple[Bracket, ...]
+    limited_by: str = "slo"  # or queue: the SLO would still hold, but requests pile up
 
     @property
     def qps(self) -> float:
@@ -133,7 +137,7 @@ def capacity_of(
         raise InputError(f"tolerance is {tolerance}; it must be a share between 0 and 1")
     check_alone(service, slo)
     together = service.run(service.load.together(seeds[0]))
-    if sustains_burst(together, slo):
+    if meets(together, slo):
         raise CapacityError(
             f"all {len(together.requests)} requests at once still meet the SLO, so they show no limit;"
             " raise --requests or tighten the SLO"
@@ -144,33 +148,33 @@ def capacity_of(
         works = partial(_works, service, slo, seed, tell)
         brackets.append(search(works, start=start, step=step, tolerance=tolerance))
         start, step = brackets[-1].low, 1 + 2 * tolerance
-    return Capacity(tuple(brackets))
+    beyond = service.at(brackets[0].high, seeds[0])
+    return Capacity(tuple(brackets), "queue" if meets(beyond, slo) else "slo")
 
 
 def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float) -> bool:
     good = sustains(service.at(qps, seed), slo)
     if tell:
-        tell(seed, qps, good)
+        tell(f"seed {seed}: {qps:.3g} requests per second {'hold' if good else 'do not hold'}")
     return good
-
-
-def sustains_burst(together: Result, slo: Slo) -> bool:
-    """Whether the SLO holds for all requests at once: then the sample is too small to show a limit."""
-    return together.goodput(slo)[1] >= slo.percentile / 100
 
 
 def check_alone(service: Service, slo: Slo) -> None:
     """Raises CapacityError, with the best that can be had, where requests served one by one miss the SLO."""
     result = service.run(service.load.alone(ALONE))
-    if result.goodput(slo)[1] >= slo.percentile / 100:
+    if meets(result, slo):
         return
-    best = {
-        name: float(np.nanpercentile(result.requests[f"{name}_ms"].to_numpy().astype(float), slo.percentile))
-        for name in ("ttft", "tpot")
-    }
+    frame = result.requests
+    refused = int((frame["status"] == "refused").sum())
+    if refused > (1 - slo.percentile / 100) * len(frame):
+        raise CapacityError(
+            f"{refused} of the first {len(frame)} requests can never fit, more than an SLO for {slo.percentile:g} % of"
+            " requests forgives; choose a model or GPU that holds them"
+        )
+    ttft, tpot = (float(np.nanpercentile(frame[n].cast(pl.Float64), slo.percentile)) for n in ("ttft_ms", "tpot_ms"))
     on = service.deployment
     raise CapacityError(
         f"no load meets TTFT ≤ {slo.ttft_ms:g} ms and TPOT ≤ {slo.tpot_ms:g} ms for {slo.percentile:g} % of requests:"
-        f" {service.plan.name} on {on.tp} x {on.gpu.name} takes {best['ttft']:.1f} ms and {best['tpot']:.1f} ms"
-        f" (p{slo.percentile:g}) for a request alone; relax --slo-ttft-ms or --slo-tpot-ms, raise --tp or change --gpu"
+        f" {service.plan.name} on {on.tp} x {on.gpu.name} takes {ttft:.1f} ms and {tpot:.1f} ms (p{slo.percentile:g})"
+        " for a request alone; relax --slo-ttft-ms or --slo-tpot-ms, raise --tp or change --gpu"
     )

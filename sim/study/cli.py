@@ -1,5 +1,6 @@
 """`python -m sim`: the commands, and what becomes of errors."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -36,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where a check failed, 2 for an error we can explain (one line on stderr), 130 for ^C."""
     try:
         args = parser().parse_args(argv)
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except ElideError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough; the interpreter must not complain on exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from sim.cost.deployment import Host
+from sim.cost.deployment import Frontend, Host
 from sim.errors import InputError
 from sim.run.metrics import Slo
 from sim.serving.config import SchedulerConfig
@@ -14,6 +14,11 @@ HOST = {
     "graph_rows": "most tokens of a step that CUDA graphs replay",
     "graph_gap_ns": "nanoseconds between two kernels of a graph",
     "eager_launch_ns": "nanoseconds to launch a kernel without a graph",
+}
+FRONTEND = {
+    "request_ns": "nanoseconds before the engine sees a request",
+    "request_gap_ns": "of those, what one process does for one request after the other",
+    "stream_token_ns": "nanoseconds that one process takes to send a token",
 }
 
 
@@ -58,12 +63,13 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-gpu-blocks", type=int, metavar="N", help="KV blocks as the server reports them")
     group.add_argument("--max-context", type=int, metavar="TOKENS", help="default: the model's")
     group.add_argument("--source", default="auto", help="kernel times: auto, measured or roofline")
-    host = Host()
-    for name, what in HOST.items():
-        value = getattr(host, name)
-        flag = f"--host-{name.replace('_', '-')}"
-        group.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} ({value})")
+    for prefix, base, knobs in (("host", Host(), HOST), ("frontend", Frontend(), FRONTEND)):
+        for name, what in knobs.items():
+            value = getattr(base, name)
+            flag = f"--{prefix}-{name.replace('_', '-')}"
+            group.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} ({value})")
     group.add_argument("--host-overlap", action="store_true", help="the CPU prepares a step while the GPU runs one")
+    group.add_argument("--host-eager-prompts", action="store_true", help="CUDA graphs replay pure decode steps alone")
 
 
 def add_scheduler(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Independent jobs over processes: the same answers in the same order as one after the other."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ def executor(workers: int) -> Iterator[Executor | None]:
     if workers <= 1:
         yield None
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool:
         try:
             yield pool
         except BaseException:
@@ -42,3 +44,7 @@ def run_all(pool: Executor | None, jobs: Sequence[tuple[str, Job]], tick: Ticker
 def _ticked(tick: Ticker, name: str, future: "Future[Any]") -> None:
     if not future.cancelled() and future.exception() is None:
         tick(name)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.tables import PART_NAMES
+from sim.cost.deployment import Deployment
+from sim.cost.tables import PART_NAMES, Ints
 from sim.cost.times import KernelTimes
 from sim.plans.model import ModelShape
 from sim.plans.plan import ATTN, FFN, KV, Flags, SkipPlan
-from sim.run.replica import L_DECODE, L_PARTS, L_PROMPT
+from sim.run.replica import L_DECODE, L_NS, L_PARTS, L_PROMPT, L_WAITING
 from sim.run.result import Result
 
 PHASES = ("prompt", "decode")
@@ -40,8 +41,11 @@ class Profile:
 
 
 def profile_of(result: Result, times: KernelTimes) -> Profile:
-    """The profile of a run that was priced with these kernel times."""
-    log, plan, model = result.log, result.plan, result.deployment.model
+    """The profile of a run that was priced with these kernel times.
+
+    Where requests queued for most of the run, only those steps count: the emptying of the last batch is left out.
+    """
+    log, plan, model = while_queueing(result.log), result.plan, result.deployment.model
     parts = {name: log[:, L_PARTS + i] / 1e9 for i, name in enumerate(PART_NAMES)}
     rows = np.maximum(1, log[:, L_PROMPT] + log[:, L_DECODE])
     decode_share = log[:, L_DECODE] / rows
@@ -54,18 +58,24 @@ def profile_of(result: Result, times: KernelTimes) -> Profile:
         strategy=plan.name,
         seconds={name: float(seconds.sum()) for name, seconds in parts.items()},
         by_phase=by_phase,
-        head_s=_head_s(result, times),
+        head_s=_head_s(log, result.deployment, times),
         blocks={"prompt": plan.prompt_skip, "decode": plan.nominal_skip},
         work={"prompt": 1 - _mean_work(plan.prompt[None], model), "decode": 1 - _table_work(plan, model)},
         met=met_shares(plan, model, result.asked.prompt_tokens, result.asked.output_tokens),
     )
 
 
-def _head_s(result: Result, times: KernelTimes) -> float:
+def while_queueing(log: Ints) -> Ints:
+    """The iterations up to the last after which requests waited; all where those are less than half the time."""
+    waiting = np.flatnonzero(log[:, L_WAITING])
+    end = int(waiting[-1]) + 1 if waiting.size else 0
+    return log[:end] if 2 * log[:end, L_NS].sum() > log[:, L_NS].sum() else log
+
+
+def _head_s(log: Ints, on: Deployment, times: KernelTimes) -> float:
     """Seconds that reading the LM head's weights took: one pass for every step that decodes."""
-    on, m = result.deployment, result.deployment.model
-    one = float(times.gemm(np.array([1]), m.vocab // on.tp, m.hidden, "bf16")[0][0])
-    return one * int((result.log[:, L_DECODE] > 0).sum()) / 1e9
+    one = float(times.gemm(np.array([1]), on.model.vocab // on.tp, on.model.hidden, "bf16")[0][0])
+    return one * int((log[:, L_DECODE] > 0).sum()) / 1e9
 
 
 def _mean_work(rows: Flags, model: ModelShape, ffn_kept: NDArray[np.float64] | float = 1.0) -> float:

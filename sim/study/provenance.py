@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from sim.cost.deployment import Deployment
+from sim.cost.times import KernelTimes
 from sim.serving.config import SchedulerConfig
 from sim.study.service import kernel_times
 
@@ -31,27 +33,46 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
         "question": {
             "model": on.model.name,
             "gpu": on.gpu.name,
-            "gpus per replica": on.tp,
+            "gpus_per_replica": on.tp,
             "workload": study.load.name,
-            "workload source": study.load.at(1.0, study.seeds[0]).source,
+            "workload_source": study.load.at(1.0, study.seeds[0]).source,
             "demand_qps": study.demand_qps,
             "slo": {
                 "ttft_ms": study.slo.ttft_ms,
                 "tpot_ms": study.slo.tpot_ms,
                 "percentile": study.slo.percentile,
             },
-            "latencies compared at_qps": common_qps,
-            "dollars per GPU-hour": price,
+            "latencies_at_qps": common_qps,
+            "dollars_per_gpu_hour": price,
         },
         "deployment": deployment_facts(on),
         "scheduler": scheduler_facts(study.config),
         "search": {"seeds": list(study.seeds), "tolerance": study.tolerance},
         "definitions": DEFINITIONS,
-        "kernel times": {"label": times.label, **dict(times.provenance)},
-        "model source": on.model.source,
-        "GPU datasheet": dict(on.gpu.sources),
+        "kernel_times": kernel_facts(times, on),
+        "model_source": on.model.source,
+        "gpu_datasheet": dict(on.gpu.sources),
         "software": {"elide": version("elide"), "python": platform.python_version(), "numpy": version("numpy")},
     }
+
+
+def kernel_facts(times: KernelTimes, on: Deployment) -> dict[str, object]:
+    """Where the kernel times come from; of fitted ones, the residuals of the fits that price this deployment."""
+    facts: dict[str, object] = {"label": times.label, **times.provenance}
+    fits = facts.get("fits")
+    if isinstance(fits, Mapping):
+        facts["fits"] = {name: fit for name, fit in fits.items() if _prices(name, on)}
+    return facts
+
+
+def _prices(fit: str, on: Deployment) -> bool:
+    """Whether a fit named kernel/dtype/head width/… or all_reduce/GPUs has to do with the deployment."""
+    kernel, *rest = fit.split("/")
+    if kernel == "all_reduce":
+        return rest[:1] == [str(on.tp)]
+    if kernel == "gemm":
+        return rest[:1] == [on.weights] or rest[:1] == ["bf16"]
+    return kernel == "elementwise" or rest[:2] == [on.kv, str(on.model.head_dim)]
 
 
 def deployment_facts(on: Deployment) -> dict[str, object]:
@@ -62,6 +83,7 @@ def deployment_facts(on: Deployment) -> dict[str, object]:
         "memory_utilization": on.memory_utilization,
         "num_gpu_blocks": on.kv_blocks,
         "host": vars(on.host),
+        "frontend": vars(on.frontend),
     }
 
 

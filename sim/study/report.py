@@ -51,6 +51,7 @@ def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object])
     sections = [
         *_answers(rows, frames["points"], Slo(**question["slo"])),
         *_reasons(frames),
+        *_batching(frames),
         _cost(rows),
     ]
     return page(title_of(question), summary_of(rows, question), sections, provenance)
@@ -108,6 +109,20 @@ def _reasons(frames: Mapping[str, pl.DataFrame]) -> list[Section]:
             " full batch to the load that the SLO allows. The table holds realised shares of work at that load.",
         ),
         Section(
+            "When does SwiftKV help the decode?",
+            "Alone, a request sees a shorter prompt phase and the same time per token. Under a mixed load its tokens"
+            " wait less for the prompts of others.",
+            single_stream(frames["streams"]),
+            frames["streams"],
+        ),
+    ]
+
+
+def _batching(frames: Mapping[str, pl.DataFrame]) -> list[Section]:
+    if frames["ffn"].is_empty() or frames["depth"].is_empty():
+        return []
+    return [
+        Section(
             "What does batching do to FFN skipping?",
             "Weights are read if any row of the step needs them. When rows decide one by one, the FFN of a layer is"
             " skipped only where all agree.",
@@ -120,13 +135,6 @@ def _reasons(frames: Mapping[str, pl.DataFrame]) -> list[Section]:
             " the youngest row decides which layers are read, and what remains is KV traffic and arithmetic.",
             skip_decode_by_batch(frames["depth"]),
             frames["depth"],
-        ),
-        Section(
-            "When does SwiftKV help the decode?",
-            "Alone, a request sees a shorter prompt phase and the same time per token. Under a mixed load its tokens"
-            " wait less for the prompts of others.",
-            single_stream(frames["streams"]),
-            frames["streams"],
         ),
     ]
 

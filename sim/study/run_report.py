@@ -12,6 +12,7 @@ from sim.study.pictures import attribution, label, plan_table, timeline
 from sim.study.prices import dollars_per_million, kwh_per_million, price_of
 from sim.study.provenance import deployment_facts, scheduler_facts
 
+FEW = 100  # requests below which nothing is said about a queue
 MUCH = 0.2  # extrapolated share of the time from which on we warn
 
 
@@ -71,7 +72,7 @@ def warnings_of(result: Result, summary: Mapping[str, object]) -> list[str]:
 def piles_up(result: Result) -> bool:
     """Whether an open load is more than the replica can take."""
     work = result.workload
-    if work.concurrency or not work.arrival_ns[-1]:
+    if work.concurrency or len(work) < FEW or not work.arrival_ns[-1]:
         return False
     served = result.requests.drop_nulls("last_token_ns")
     return not is_stable(served["arrival_ns"].to_numpy(), served["last_token_ns"].to_numpy())

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sim.errors import CapacityError
 
-MOST_STEPS = 60
+MOST_STEPS = 40
+MOST_STEP, GROW = 4.0, 1.25
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,18 @@ class Bracket:
 def search(works: Callable[[float], bool], *, start: float, step: float = 2.0, tolerance: float = 0.02) -> Bracket:
     """The bracket around the largest value that works, `tolerance` wide relative to its lower end.
 
-    From `start` the value is multiplied by `step` until it fails (or divided until it works), then the bracket is
-    halved on a logarithmic scale. `works` should be true below a limit and false above; where it wavers near the
-    limit, the answer is one of the places where it turns. Raises CapacityError where it never turns.
+    From `start` the value is multiplied by `step` until it fails (or divided until it works), in steps that grow; then
+    the bracket is halved on a logarithmic scale. `works` should be true below a limit and false above; where it wavers,
+    the answer is one of the places where it turns. Raises CapacityError where it never turns.
     """
     known = {start: works(start)}
     value = start
     while known[value] == known[start]:
         if len(known) > MOST_STEPS:
-            raise CapacityError(f"no limit found between {min(known):.3g} and {max(known):.3g}")
+            raise CapacityError(_endless(known))
         value = value * step if known[start] else value / step
         known[value] = works(value)
+        step = min(step**GROW, max(step, MOST_STEP))
     low = max(v for v, good in known.items() if good)
     high = min(v for v, good in known.items() if not good)
     while high / low - 1.0 > tolerance:
@@ -44,3 +46,9 @@ def search(works: Callable[[float], bool], *, start: float, step: float = 2.0, t
         known[value] = works(value)
         low, high = (value, high) if known[value] else (low, value)
     return Bracket(low, high, len(known))
+
+
+def _endless(known: dict[float, bool]) -> str:
+    if all(known.values()):
+        return f"no limit found: {max(known):.3g} requests per second still work; raise --requests"
+    return f"not even {min(known):.3g} requests per second work, though a request alone does; raise --requests"

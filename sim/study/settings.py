@@ -1,10 +1,9 @@
 """From options to what they mean; options that contradict each other are refused here."""
 
 import argparse
-from dataclasses import fields
 from typing import Any, cast
 
-from sim.cost.deployment import Deployment, Host
+from sim.cost.deployment import Deployment, Frontend, Host
 from sim.cost.hardware import gpu_named
 from sim.cost.times import Source
 from sim.errors import InputError
@@ -14,6 +13,8 @@ from sim.run.simulate import Oversized
 from sim.serving.config import SchedulerConfig
 from sim.study.capacity import MOST_SEEDS
 from sim.study.loads import LengthLoad, Load, NamedLoad, TraceLoad
+from sim.study.options import FRONTEND, HOST
+from sim.study.service import kernel_times
 from sim.workload.arrivals import Offline, arrivals_named
 from sim.workload.lengths import quantiles_named
 from sim.workload.traces import read_trace
@@ -23,7 +24,8 @@ DEFAULT_WORKLOAD = "azure-conv"
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
     """The deployment that the options describe."""
-    host: dict[str, Any] = {f.name: getattr(args, f"host_{f.name}", f.default) for f in fields(Host)}
+    host: dict[str, Any] = {name: getattr(args, f"host_{name}") for name in HOST}
+    frontend: dict[str, Any] = {name: getattr(args, f"frontend_{name}") for name in FRONTEND}
     return Deployment(
         model=model_named(args.model),
         gpu=gpu_named(args.gpu),
@@ -32,7 +34,8 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         kv=args.kv,
         memory_utilization=args.memory_utilization,
         kv_blocks=args.num_gpu_blocks,
-        host=Host(**host),
+        host=Host(**host, overlap=args.host_overlap, graph_prompts=not args.host_eager_prompts),
+        frontend=Frontend(**frontend),
     )
 
 
@@ -60,9 +63,11 @@ def oversized_of(args: argparse.Namespace) -> Oversized:
     return cast(Oversized, args.oversized)
 
 
-def source_of(args: argparse.Namespace) -> Source:
-    """Which kernel times; an unknown source is refused where they are read."""
-    return cast(Source, args.source)
+def source_of(args: argparse.Namespace, on: Deployment) -> Source:
+    """Which kernel times; raises UnknownName for no such source, UncalibratedOp where there are none for the GPU."""
+    source = cast(Source, args.source)
+    kernel_times(on.gpu.name, source)
+    return source
 
 
 def load_of(args: argparse.Namespace) -> Load:
@@ -83,6 +88,16 @@ def load_of(args: argparse.Namespace) -> Load:
         return LengthLoad(args.prompt_tokens, args.output_tokens, args.requests, args.range_ratio, process)
     quantiles_named(args.workload or DEFAULT_WORKLOAD)
     return NamedLoad(args.workload or DEFAULT_WORKLOAD, args.requests, process)
+
+
+def rated_load_of(args: argparse.Namespace) -> Load:
+    """The load of a search for a rate; raises InputError for one that has no rate."""
+    load = load_of(args)
+    if args.arrivals is not None and args.arrivals.startswith("offline"):
+        raise InputError(
+            "--arrivals offline has no rate to search for; use poisson, gamma:cv=X, bursty:peak=X, constant"
+        )
+    return load
 
 
 def _trace_load(args: argparse.Namespace) -> TraceLoad:

@@ -69,6 +69,7 @@ class Study:
     max_context: int | None = None
     oversized: Oversized = "error"
     gpu_price: float | None = None
+    batching: bool = True  # also simulate what batching does to skipping: two sections of the report
     workers: int | None = None  # processes; default: one per core, 2 at most. Results do not depend on it
     tick: Tick | None = field(default=None, compare=False)  # told (what is done, jobs done, jobs in all)
 
@@ -103,6 +104,7 @@ class Study:
         replicas_for(self.demand_qps, 1.0)
         price = price_of(self.deployment.gpu.name, self.gpu_price)
         services = self.services
+        services[0].run(self.load.alone(1))  # compiles the loop once, before several processes would at once
         with executor(self.workers or min(2, os.cpu_count() or 1)) as pool:
             found = self._assessments(pool, services)
             base = found[0].capacity or min((a.capacity for a in found if a.capacity), key=lambda c: c.qps)
@@ -119,7 +121,7 @@ class Study:
         jobs: list[tuple[str, Job]] = [
             (s.plan.name, (assess, (s, self.slo, tuple(self.seeds), self.tolerance))) for s in services
         ]
-        found: list[Assessment] = run_all(pool, jobs, self._ticker(0, 2 * len(jobs) + 4))
+        found: list[Assessment] = run_all(pool, jobs, self._ticker(0, 2 * len(jobs) + 1 + 3 * self.batching))
         if not any(a.capacity for a in found):
             raise CapacityError(found[0].why_not)
         return found
@@ -133,21 +135,22 @@ class Study:
             for s, a in zip(services, found)
         ]
         on = self.deployment
-        other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)
-        jobs += [
-            ("FFN skipping by batch", (ffn_saving, (on, self.source))),
-            ("depth by batch", (depth_saving, (on, self.source))),
-            ("depth by batch, without shared KV heads", (depth_saving, (other, self.source))),
-            ("single stream", (streams_and_load, ([s for s in services if not s.plan.gate][:4], COMMON * qps))),
-        ]
+        other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)  # no shared KV heads
+        several = [s for s in services if not s.plan.gate][:4]
+        jobs.append(("one stream and many", (streams_and_load, (several, COMMON * qps))))
+        if self.batching:
+            models = [on] if on.model == other.model else [on, other]
+            jobs.append(("FFN skipping by batch", (ffn_saving, (on, self.source))))
+            jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, self.source))) for d in models]
         answers = run_all(pool, jobs, self._ticker(len(services), len(services) + len(jobs)))
         points = [row for rows in answers[: len(services)] for row in rows]
-        ffn, depth, depth_mha, streams = answers[len(services) :]
+        streams, *batched = answers[len(services) :]
+        ffn, *depth = batched or [ffn_saving(on, batches=()), depth_saving(on, batches=())]
         return {
             "points": pl.DataFrame(points, infer_schema_length=None),
-            "ffn": ffn,
-            "depth": pl.concat([depth, depth_mha]) if other.model != on.model else depth,
             "streams": streams,
+            "ffn": ffn,
+            "depth": pl.concat(depth),
         }
 
     def _ticker(self, done: int, of: int) -> Callable[[str], None]:

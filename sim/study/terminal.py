@@ -16,7 +16,7 @@ from sim.study.jsonable import dumps
 from sim.study.pictures import human
 
 WIDE = 160  # columns of a table that is not shown on a terminal
-Advance = Callable[[str, int, int], None]
+Advance = Callable[[str, int, int | None], None]  # what, done, of how many if that is known
 
 
 def console() -> Console:

@@ -1,20 +1,24 @@
 """`capacity`: how much one strategy carries, and the GPUs that a demand needs."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from sim.plans.spec import strategy_named
+from sim.run.metrics import Slo
 from sim.study.assess import figures
-from sim.study.capacity import capacity_of, replicas_for
+from sim.study.capacity import Capacity, capacity_of, replicas_for
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_search, add_slo
-from sim.study.pictures import label
+from sim.study.pictures import label, percent
 from sim.study.service import Service
-from sim.study.settings import deployment_of, load_of, oversized_of, scheduler_of, seeds_of, slo_of, source_of
+from sim.study.settings import deployment_of, oversized_of, rated_load_of, scheduler_of, seeds_of, slo_of, source_of
 from sim.study.terminal import between, console, figure, progress, say_json, show_table
 
 EXAMPLE = """\
 example:
   python -m sim capacity --strategy swift_kv --slo-ttft-ms 500 --slo-tpot-ms 25 --demand-qps 200
 """
+LIMITS = {"slo": "the SLO", "queue": "requests that pile up"}
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -31,52 +35,63 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, and say what was found."""
-    on, slo, load = deployment_of(args), slo_of(args), load_of(args)
+    on, slo, load = deployment_of(args), slo_of(args), rated_load_of(args)
     replicas_for(args.demand_qps, 1.0)
     plan = strategy_named(args.strategy, on.model)
-    service = Service(load, on, plan, scheduler_of(args), source_of(args), args.max_context, oversized_of(args))
+    service = Service(load, on, plan, scheduler_of(args), source_of(args, on), args.max_context, oversized_of(args))
     seeds = seeds_of(args)
     with progress(quiet=args.json) as bar:
-
-        def tell(seed: int, qps: float, good: bool) -> None:  # noqa: FBT001
-            if bar:
-                bar(f"{qps:.3g} requests/s {'hold' if good else 'do not hold'}", seeds.index(seed), len(seeds))
-
+        tell = (lambda what: bar(what, 0, None)) if bar else None
         found = capacity_of(service, slo, seeds=seeds, tolerance=args.tolerance, tell=tell)
         at = figures(service.at(found.brackets[0].low, seeds[0]))
-    replicas = [replicas_for(args.demand_qps, qps) if qps > 0 else None for qps in (found.qps, found.high, found.low)]
-    gpus = [None if n is None else on.tp * n for n in replicas]
-    answer: dict[str, object] = {
+    answer = answer_of(service, slo, found, args.demand_qps)
+    answer["brackets"] = [{"seed": s, "works": b.low, "fails": b.high} for s, b in zip(seeds, found.brackets)]
+    answer |= {"evaluations": found.evaluations, "at_capacity": at}
+    if args.json:
+        say_json(answer)
+    else:
+        show(service, slo, answer, at)
+    return 0
+
+
+def answer_of(service: Service, slo: Slo, found: Capacity, demand_qps: float) -> dict[str, Any]:
+    """What was asked, the capacity and the GPUs."""
+    on, plan = service.deployment, service.plan
+    rates = {"gpus": found.qps, "gpus_low": found.high, "gpus_high": found.low}
+    gpus = {name: on.tp * replicas_for(demand_qps, qps) if qps > 0 else None for name, qps in rates.items()}
+    return {
         "model": on.model.name,
         "gpu": on.gpu.name,
         "tp": on.tp,
         "strategy": plan.name,
         "plan_digest": plan.digest,
-        "workload": load.name,
+        "workload": service.load.name,
         "slo": {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "percentile": slo.percentile},
         "max_qps": found.qps,
         "max_qps_low": found.low,
         "max_qps_high": found.high,
         "max_qps_per_gpu": found.qps / on.tp,
-        "demand_qps": args.demand_qps,
-        "gpus": gpus[0],
-        "gpus_low": gpus[1],
-        "gpus_high": gpus[2],
-        "brackets": [{"seed": s, "works": b.low, "fails": b.high} for s, b in zip(seeds, found.brackets)],
-        "evaluations": found.evaluations,
-        "at_capacity": at,
+        "limited_by": found.limited_by,
+        "demand_qps": demand_qps,
+        **gpus,
     }
-    if args.json:
-        say_json(answer)
-        return 0
+
+
+def show(service: Service, slo: Slo, answer: Mapping[str, Any], at: Mapping[str, float]) -> None:
+    """The answer as a table."""
+    on = service.deployment
+    ends = between(answer["max_qps_low"], answer["max_qps_high"])
     rows = [
-        ("requests per second per replica", figure(found.qps) + between(found.low, found.high)),
-        (f"GPUs for {args.demand_qps:g} requests per second", figure(gpus[0]) + between(gpus[1], gpus[2])),
+        ("requests per second per replica", figure(answer["max_qps"]) + ends),
+        ("what ends it", LIMITS[answer["limited_by"]]),
+        (
+            f"GPUs for {answer['demand_qps']:g} requests per second",
+            figure(answer["gpus"]) + between(answer["gpus_low"], answer["gpus_high"]),
+        ),
         ("output tokens per second per GPU", figure(at["output_tokens_per_s"] / on.tp)),
-        ("KV memory in use, at most", f"{at['kv_peak_share']:.0%}"),
-        ("price outside the measured domain", f"{at['extrapolated_share']:.0%}"),
+        ("KV memory in use, at most", percent(at["kv_peak_share"])),
+        ("priced outside the measured domain", percent(at["extrapolated_share"])),
     ]
     asked = f"{slo.percentile:g} % within TTFT {slo.ttft_ms:g} ms and TPOT {slo.tpot_ms:g} ms"
-    title = f"{on.model.name} on {on.tp} x {on.gpu.name}, {label(plan.name)}, {load.name}; {asked}"
+    title = f"{on.model.name} on {on.tp} x {on.gpu.name}, {label(service.plan.name)}, {service.load.name}; {asked}"
     show_table(console(), title, ("with 90 % intervals", ""), rows)
-    return 0

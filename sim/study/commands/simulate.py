@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Run, and say what happened."""
     on, slo, load = deployment_of(args), slo_of(args), load_of(args)
     plan = strategy_named(args.strategy, on.model)
-    service = Service(load, on, plan, scheduler_of(args), source_of(args), args.max_context, oversized_of(args))
+    service = Service(load, on, plan, scheduler_of(args), source_of(args, on), args.max_context, oversized_of(args))
     work = workload_of(args, load)
     with progress(quiet=args.json) as bar:
         result = service.run(work, seed=seed_of(args), progress=partial(bar, "simulating") if bar else None)

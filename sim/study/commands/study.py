@@ -12,7 +12,7 @@ from sim.study.options import Parser, add_deployment, add_json, add_scheduler, a
 from sim.study.outcome import Outcome
 from sim.study.pictures import label, percent
 from sim.study.quality import NOT_MEASURED
-from sim.study.settings import deployment_of, load_of, oversized_of, scheduler_of, seeds_of, slo_of, source_of
+from sim.study.settings import deployment_of, oversized_of, rated_load_of, scheduler_of, seeds_of, slo_of, source_of
 from sim.study.study import STRATEGIES, Study
 from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_text
 
@@ -43,16 +43,17 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Study, show, and write the report."""
     with progress(quiet=args.json) as bar:
+        on = deployment_of(args)
         study = Study(
-            deployment=deployment_of(args),
-            load=load_of(args),
+            deployment=on,
+            load=rated_load_of(args),
             strategies=args.strategy or STRATEGIES,
             demand_qps=args.demand_qps,
             slo=slo_of(args),
             config=scheduler_of(args),
             seeds=seeds_of(args),
             tolerance=args.tolerance,
-            source=source_of(args),
+            source=source_of(args, on),
             max_context=args.max_context,
             oversized=oversized_of(args),
             gpu_price=args.gpu_price,
@@ -77,7 +78,7 @@ def show(out: Console, outcome: Outcome) -> None:
     assert isinstance(question, dict)
     rows = outcome.rows
     slo = question["slo"]
-    what = f"{question['model']} on {question['gpus per replica']} x {question['gpu']}, {question['workload']}"
+    what = f"{question['model']} on {question['gpus_per_replica']} x {question['gpu']}, {question['workload']}"
     limits = f"{slo['percentile']:g} % of requests within TTFT {slo['ttft_ms']:g} ms and TPOT {slo['tpot_ms']:g} ms"
     out.print(f"[bold]{what}[/bold]: {limits}\n", soft_wrap=True)
     _show_capacity(out, rows, float(question["demand_qps"]))
