@@ -169,7 +169,7 @@ def themed(figure: go.Figure, title: str, *, height: int, legend: bool = True) -
         dragmode="zoom",
     )
     lines = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), FAINT)
-    axis = {**lines, "automargin": True, "title": {"standoff": 8}}
+    axis = {**lines, "automargin": True, "separatethousands": True, "title": {"standoff": 8}}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
