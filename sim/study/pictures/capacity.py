@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from sim.study.pictures.style import FAMILIES, INK, change, family, filled, human, label, styles, themed, tick
+from sim.study.pictures.style import FAMILIES, INK, Style, change, family, filled, human, label, styles, themed, tick
 
 
 def capacity_bars(study: pl.DataFrame) -> go.Figure:
@@ -47,22 +47,8 @@ def cost_quality(study: pl.DataFrame) -> go.Figure:
         figure.add_trace(_frontier(known), row=1, col=1)
         figure.update_yaxes(title="quality (higher is better)", row=1, col=1)
     for row in study.sort("dollars_per_million_output_tokens").iter_rows(named=True):
-        measured = row["quality"] is not None
-        y = row["quality"] if measured else tick(row["strategy"])
-        look = looks[row["strategy"]]
-        figure.add_trace(
-            go.Scatter(
-                x=[row["dollars_per_million_output_tokens"]],
-                y=[y],
-                mode="markers",
-                name=label(row["strategy"]),
-                showlegend=measured,
-                marker={"symbol": look.marker, "size": 13, "color": look.colour},
-                hovertemplate="%{x:$.3g} per million output tokens, %{y}<extra>" + label(row["strategy"]) + "</extra>",
-            ),
-            row=1 if measured else len(shown),
-            col=1,
-        )
+        place = 1 if row["quality"] is not None else len(shown)
+        figure.add_trace(_marker(row, looks[row["strategy"]]), row=place, col=1)
     themed(figure, "What does a million output tokens cost, and at what quality?", height=150 + sum(shown))
     figure.update_xaxes(rangemode="tozero")
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
@@ -84,6 +70,19 @@ def _bar(row: dict[str, Any], base: float | None) -> go.Bar:
         marker=filled(FAMILIES[family(strategy)]),
         error_x=error,
         hovertemplate="%{x:.3g} requests/s per GPU<extra>" + label(strategy) + "</extra>",
+    )
+
+
+def _marker(row: dict[str, Any], look: Style) -> go.Scatter:
+    measured, name = row["quality"] is not None, label(row["strategy"])
+    return go.Scatter(
+        x=[row["dollars_per_million_output_tokens"]],
+        y=[row["quality"] if measured else tick(row["strategy"])],
+        mode="markers",
+        name=name,
+        showlegend=measured,
+        marker={"symbol": look.marker, "size": 13, "color": look.colour},
+        hovertemplate="%{x:$.3g} per million output tokens, %{y}<extra>" + name + "</extra>",
     )
 
 
