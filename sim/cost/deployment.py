@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from sim.cost.hardware import Gpu
 from sim.errors import CapacityError, InputError, UnknownName
 from sim.plans.model import ModelShape
-from sim.plans.plan import ATTN, FFN, SkipPlan
+from sim.plans.plan import ATTN, FFN, KV, SkipPlan
 
 Dtype = Literal["bf16", "fp8"]
 BYTES = {"bf16": 2.0, "fp8": 1.0}
@@ -98,7 +98,7 @@ class Deployment:
         flags = plan.prompt | plan.sampled
         for row in plan.decode:
             flags = flags | row
-        attention = float(((flags & ATTN) > 0).sum()) * (m.p_qo + m.p_kv)
+        attention = float(((flags & ATTN) > 0).sum()) * m.p_qo + float(((flags & KV) > 0).sum()) * m.p_kv
         ffn = float(((flags & FFN) > 0).sum()) * m.p_ffn
         vocabulary = m.p_head * (1 if m.tied_embeddings else 2) * 2.0
         return ((attention + ffn) * BYTES[self.weights] + vocabulary) / self.tp
@@ -121,8 +121,10 @@ class Deployment:
         """KV blocks that fit, each holding `block_tokens` tokens in every cache of the plan.
 
         A given `kv_blocks` is what the server reports for the *dense* model; plans with fewer caches get more.
-        Raises CapacityError where the weights leave no room for a single block.
+        Raises CapacityError where the weights leave no room for a single block, InputError for a plan without caches.
         """
+        if not plan.caches.size:
+            raise InputError(f"plan {plan.name!r}: nobody attends anywhere, so there is no KV memory to size")
         if self.kv_blocks is not None:
             return self.kv_blocks * self.model.layers // int(plan.caches.size)
         total = self.memory_utilization * self.gpu.memory_bytes

@@ -34,11 +34,16 @@ def leans_outside(x_axis: Ints, y_axis: Ints, outside: Bytes, i: int, j: int, x:
     return outside[i, j] > 0 or outside[right, upper] > 0
 
 
-def prefill_attention_ns(tables: Tables, scratch: Scratch, new: int, context: int, layers: int) -> float:
-    """Attention time per layer of one chunk of `new` tokens after `context`; extrapolated time is counted."""
+def prefill_attention_ns(
+    tables: Tables, scratch: Scratch, new: int, context: int, layers: int, shared_ns: float
+) -> float:
+    """Attention time per layer of one chunk of `new` tokens after `context`, less what another chunk already paid.
+
+    Extrapolated time is counted.
+    """
     xs, ys = tables.prefill_new, tables.prefill_context
     i, j = cell(xs, new), cell(ys, context)
-    ns = bilinear(xs, ys, tables.prefill_ns, i, j, new, context)
+    ns = bilinear(xs, ys, tables.prefill_ns, i, j, new, context) - shared_ns
     if leans_outside(xs, ys, tables.prefill_outside, i, j, new, context):
         scratch.counters[OUTSIDE_NS] += ns * layers
     return ns

@@ -49,7 +49,8 @@ def groups_of(plan: SkipPlan) -> Groups:
         skip = float(plan.gate.skip[layer]) if plan.gate else 0.0
         drafted = plan.draft is not None and layer < plan.draft.exit_layer
         column = classes[:, layer].tobytes()
-        keys.append((plan.prompt[layer], plan.sampled[layer], column, bool(own[layer]), skip, drafted))
+        stream = -1 if own[layer] else int(plan.kv_input[layer])
+        keys.append((plan.prompt[layer], plan.sampled[layer], column, stream, skip, drafted))
     index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     of_layer = np.array([index[key] for key in keys], dtype=np.int64)
     first = np.array([keys.index(key) for key in index], dtype=np.int64)
@@ -112,6 +113,7 @@ def lower(plan: SkipPlan, on: Deployment, times: KernelTimes, config: SchedulerC
         kv_token_bytes=m.kv_bytes_per_token_layer(BYTES[on.kv]),
         total_layers=m.layers,
         prompt_layers=int((plan.prompt & ATTN).astype(bool).sum()),
+        class_layers=((groups.classes & ATTN) > 0).sum(axis=1).astype(np.int64),
         gate_warmup=plan.gate.warmup_tokens if plan.gate else NEVER,
         compact_rows=COMPACT_ROWS,
         draft_tokens=plan.draft.tokens if plan.draft else 0,

@@ -5,7 +5,7 @@ once per row that attends. Each group of layers is priced at its own number of r
 what can be saved and no more. Written for columns, like the scheduler: interpreted it is the oracle, compiled the loop.
 """
 
-from sim.cost.counters import count_dense, count_group
+from sim.cost.counters import count_dense, count_group, gated_rows
 from sim.cost.grid import decode_attention_ns
 from sim.cost.tables import (
     ATTN_POINTWISE,
@@ -17,7 +17,6 @@ from sim.cost.tables import (
     EMBED,
     FFN_GEMMS,
     FFN_POINTWISE,
-    GATED,
     HEAD,
     HOST,
     KV_READ,
@@ -84,11 +83,12 @@ def price_group(tables: Tables, scratch: Scratch, g: int) -> int:
     kv = rows_with(tables, scratch, g, HAS_KV)
     ffn = rows_with(tables, scratch, g, HAS_FFN)
     layers = tables.layers[g]
-    fused = tables.fused[g] > 0 and kv == attn
+    fused = fuses(tables, g, attn, kv)
     kernels = 0
     if attn > 0:
-        book(tables, scratch, QKVO if fused else QO, attn, layers, COMPUTE)
-        book(tables, scratch, ATTN_POINTWISE, attn, layers, POINTWISE)
+        together = max(attn, kv) if fused else attn
+        book(tables, scratch, QKVO if fused else QO, together, layers, COMPUTE)
+        book(tables, scratch, ATTN_POINTWISE, together, layers, POINTWISE)
         book(tables, scratch, REDUCE, attn, layers, COMMUNICATION)
         book_attention(tables, scratch, g)
         kernels += layers * tables.kernels_attn
@@ -105,6 +105,20 @@ def price_group(tables: Tables, scratch: Scratch, g: int) -> int:
     return kernels
 
 
+def fuses(tables: Tables, g: int, attn: int, kv: int) -> bool:
+    """Whether Q, K and V come out of one GEMM: where they have the same rows, or padding costs less than a second one.
+
+    Without the choice a row that attends no more and only leaves its keys would make the step slower.
+    """
+    if tables.fused[g] == 0 or attn == 0 or kv == 0:
+        return False
+    if attn == kv:
+        return True
+    together = tables.ns[QKVO, max(attn, kv)] + tables.ns[ATTN_POINTWISE, max(attn, kv)]
+    apart = tables.ns[QO, attn] + tables.ns[ATTN_POINTWISE, attn] + tables.kernels_kv * tables.graph_gap_ns
+    return together * tables.layers[g] <= apart * tables.layers[g] + tables.kv_ns[g, kv]
+
+
 def rows_with(tables: Tables, scratch: Scratch, g: int, flag: int) -> int:
     """Tokens of the step that have the flag in the group's layers; drafts are verified where they were not drafted."""
     rows = 0
@@ -115,8 +129,8 @@ def rows_with(tables: Tables, scratch: Scratch, g: int, flag: int) -> int:
     for u in range(scratch.class_rows.size):
         if tables.decode[u, g] & flag:
             rows += scratch.class_rows[u]
-    if not tables.drafted[g]:
-        rows += scratch.rows[DRAFTS]
+            if not tables.drafted[g]:
+                rows += scratch.class_drafts[u]
     return rows
 
 
@@ -136,8 +150,8 @@ def book_attention(tables: Tables, scratch: Scratch, g: int) -> None:
             chunks += scratch.class_chunk[u, CHUNK_NS]
     if rows > 0:
         ns = decode_attention_ns(tables, scratch, rows, context, layers)
-        scratch.parts_ns[KV_READ] += int(ns * layers + 0.5)
-    scratch.parts_ns[COMPUTE] += int(chunks * layers + 0.5)
+        scratch.parts_ns[KV_READ] += int(ns + 0.5) * layers  # rounded per layer: groups may be cut at will
+    scratch.parts_ns[COMPUTE] += int(chunks + 0.5) * layers
 
 
 def book_ffn(tables: Tables, scratch: Scratch, g: int, rows: int) -> float:
@@ -148,14 +162,14 @@ def book_ffn(tables: Tables, scratch: Scratch, g: int, rows: int) -> float:
     """
     layers, share = tables.layers[g], 1.0
     if tables.gate_skip[g] > 0:
-        gated = scratch.rows[GATED]
+        gated = gated_rows(tables, scratch, g)
         if gated == rows:
             share = 1.0 - tables.gate_all[g, gated]
         if rows >= tables.compact_rows:
             rows -= int(gated * tables.gate_skip[g] + 0.5)
     for kind, part in ((FFN_GEMMS, COMPUTE), (FFN_POINTWISE, POINTWISE)):
-        whole = tables.ns[kind, rows] * layers
-        ns = whole if share == 1.0 else int(whole * share + 0.5)
+        whole = tables.ns[kind, rows]
+        ns = layers * (whole if share == 1.0 else int(whole * share + 0.5))
         floor = 0
         if part == COMPUTE:
             floor = min(ns, tables.ns[kind, 1] * layers)
@@ -180,7 +194,7 @@ def book_draft(tables: Tables, scratch: Scratch, g: int) -> int:
     context = 0
     for u in range(scratch.class_rows.size):
         context += scratch.class_context[u]
-    scratch.parts_ns[KV_READ] += int(decode_attention_ns(tables, scratch, single, context, times) * times + 0.5)
+    scratch.parts_ns[KV_READ] += int(decode_attention_ns(tables, scratch, single, context, times) + 0.5) * times
     return layers * (tables.kernels_attn + tables.kernels_ffn)
 
 

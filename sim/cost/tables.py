@@ -60,13 +60,12 @@ COUNTER_NAMES = (
     SAMPLED,  # last prompt tokens
     SAMPLED_CONTEXT,  # sum of their context lengths
     SINGLE,  # decoding rows
-    GATED,  # decoding rows with an open FFN gate
     DRAFTS,  # drafted tokens to verify
     DRAFT_PASSES,  # most drafts of one row
     SAMPLING,  # rows that yield a token
     SEQUENCES,
-) = range(9)
-ROW_TALLIES = 9
+) = range(8)
+ROW_TALLIES = 8
 CHUNK_NS, CHUNK_PAIRS, CHUNK_KV = range(3)
 
 
@@ -103,6 +102,7 @@ class Tables(NamedTuple):
     kv_token_bytes: float  # of one token in one cache, whole model
     total_layers: int
     prompt_layers: int  # layers in which prompt tokens attend
+    class_layers: Ints  # [U] layers in which a generated token of the class attends
     gate_warmup: int  # generated tokens before the gate opens
     compact_rows: int  # FFN rows from which skipping rows leave the GEMM (row compaction pays)
     draft_tokens: int
@@ -131,6 +131,8 @@ class Scratch(NamedTuple):
     class_rows: Ints  # [U] generated tokens of the step, by class
     class_single: Ints  # [U] of those, the ones that decode (the rest are recomputed in chunks)
     class_context: Ints  # [U] sum of their context lengths, themselves included
+    class_drafts: Ints  # [U] drafts that follow them
+    class_gated: Ints  # [U] of those that decode, the ones with an open FFN gate
     class_chunk: Floats  # [U, 3] recomputed chunks, as `chunk`
     parts_ns: Ints  # [PARTS] of this step
     counters: Floats  # [COUNTERS] running totals
@@ -145,6 +147,8 @@ def scratch_for(tables: Tables) -> Scratch:
         class_rows=np.zeros(u, np.int64),
         class_single=np.zeros(u, np.int64),
         class_context=np.zeros(u, np.int64),
+        class_drafts=np.zeros(u, np.int64),
+        class_gated=np.zeros(u, np.int64),
         class_chunk=np.zeros((u, 3)),
         parts_ns=np.zeros(PARTS, np.int64),
         counters=np.zeros(COUNTERS),

@@ -7,7 +7,6 @@ from sim.cost.tables import (
     CHUNK_PAIRS,
     DRAFT_PASSES,
     DRAFTS,
-    GATED,
     PROMPT,
     SAMPLED,
     SAMPLED_CONTEXT,
@@ -29,6 +28,8 @@ def tally(asked: Asked, state: State, tables: Tables, scratch: Scratch) -> None:
     scratch.class_rows[:] = 0
     scratch.class_single[:] = 0
     scratch.class_context[:] = 0
+    scratch.class_drafts[:] = 0
+    scratch.class_gated[:] = 0
     scratch.class_chunk[:] = 0.0
     rows = state.counts[N_ROWS]
     scratch.rows[SEQUENCES] = rows
@@ -37,13 +38,16 @@ def tally(asked: Asked, state: State, tables: Tables, scratch: Scratch) -> None:
         first = state.row_start[row]
         after = first + state.row_tokens[row]
         prompt = asked.prompt_tokens[request]
+        last_known = prompt + state.generated[request] - 1
         if samples(asked, state, row):
             scratch.rows[SAMPLING] += 1
+        if first == last_known and first >= prompt:
+            tally_decode(tables, scratch, first, after - first - 1, prompt)
+            continue
         if first < prompt:
             tally_prompt(tables, scratch, first, min(after, prompt), prompt)
-            first = min(after, prompt)
-        if after > first:
-            tally_generated(tables, scratch, first, after, prompt)
+        if after > prompt:
+            tally_recomputed(tables, scratch, max(first, prompt), after, prompt)
 
 
 def tally_prompt(tables: Tables, scratch: Scratch, first: int, after: int, prompt: int) -> None:
@@ -58,25 +62,27 @@ def tally_prompt(tables: Tables, scratch: Scratch, first: int, after: int, promp
     add_chunk(tables, scratch, scratch.chunk, new, first, tables.prompt_layers)
 
 
-def tally_generated(tables: Tables, scratch: Scratch, first: int, after: int, prompt: int) -> None:
-    """Count generated tokens [first, after): one decoding row with its drafts, or a chunk to recompute."""
-    new = after - first
+def tally_decode(tables: Tables, scratch: Scratch, first: int, drafts: int, prompt: int) -> None:
+    """Count the newest generated token, at position `first`, and the drafts that follow it."""
     fed = first - prompt
     u = class_at(tables, fed)
-    drafts = new - 1
-    if drafts == 0 or drafts <= tables.draft_tokens:
-        scratch.rows[SINGLE] += 1
-        scratch.rows[DRAFTS] += drafts
-        scratch.rows[DRAFT_PASSES] = max(scratch.rows[DRAFT_PASSES], drafts)
-        if fed >= tables.gate_warmup:
-            scratch.rows[GATED] += 1
-        scratch.class_rows[u] += 1
-        scratch.class_single[u] += 1
-        scratch.class_context[u] += first + 1
-        return
-    for token in range(fed, fed + new):
+    scratch.rows[SINGLE] += 1
+    scratch.rows[DRAFTS] += drafts
+    scratch.rows[DRAFT_PASSES] = max(scratch.rows[DRAFT_PASSES], drafts)
+    scratch.class_rows[u] += 1
+    scratch.class_single[u] += 1
+    scratch.class_context[u] += first + 1
+    scratch.class_drafts[u] += drafts
+    if fed >= tables.gate_warmup:
+        scratch.class_gated[u] += 1
+
+
+def tally_recomputed(tables: Tables, scratch: Scratch, first: int, after: int, prompt: int) -> None:
+    """Count generated tokens [first, after) whose keys a preemption cost: one chunk, of its first token's class."""
+    for token in range(first - prompt, after - prompt):
         scratch.class_rows[class_at(tables, token)] += 1
-    add_chunk(tables, scratch, scratch.class_chunk[u], new, first, tables.total_layers)
+    u = class_at(tables, first - prompt)
+    add_chunk(tables, scratch, scratch.class_chunk[u], after - first, first, tables.class_layers[u])
 
 
 def class_at(tables: Tables, fed: int) -> int:
@@ -87,6 +93,6 @@ def class_at(tables: Tables, fed: int) -> int:
 def add_chunk(tables: Tables, scratch: Scratch, chunk: Floats, new: int, context: int, layers: int) -> None:
     """Add the attention of `new` queries after `context` cached tokens; a step's chunks share one kernel's floor."""
     floor = tables.prefill_ns[0, 0] if chunk[CHUNK_NS] > 0.0 else 0.0
-    chunk[CHUNK_NS] += prefill_attention_ns(tables, scratch, new, context, layers) - floor
+    chunk[CHUNK_NS] += prefill_attention_ns(tables, scratch, new, context, layers, floor)
     chunk[CHUNK_PAIRS] += float(new) * context + 0.5 * new * (new + 1)
     chunk[CHUNK_KV] += new + context

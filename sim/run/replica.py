@@ -137,16 +137,13 @@ def emit(replica: Replica) -> None:
         replica.emitted[row] = 1
         if replica.tables.draft_tokens > 0:
             request = state.row_request[row]
-            drafts = state.row_tokens[row] - 1
-            if drafts <= replica.tables.draft_tokens and state.generated[request] > 0:
-                first = request * 7919 + state.generated[request]
-                accepted = 0
-                while (
-                    accepted < drafts
-                    and replica.luck[(first + accepted) % replica.luck.size] < replica.tables.acceptance
-                ):
-                    accepted += 1
-                replica.emitted[row] = 1 + accepted
+            known = replica.asked.prompt_tokens[request] + state.generated[request]
+            drafts = state.row_start[row] + state.row_tokens[row] - known  # none where tokens are recomputed
+            first = request * 7919 + state.generated[request]
+            accepted, size = 0, replica.luck.size
+            while accepted < drafts and replica.luck[(first + accepted) % size] < replica.tables.acceptance:
+                accepted += 1
+            replica.emitted[row] = 1 + accepted
 
 
 def deliver(replica: Replica, steady: int) -> None:

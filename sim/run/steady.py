@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.price import price_step
-from sim.cost.tables import GATED, SAMPLING, SEQUENCES, SINGLE, Tables
+from sim.cost.tables import SAMPLING, SEQUENCES, SINGLE, Tables
 from sim.cost.tally import tally
 from sim.run.replica import DELIVERED, NOW, STEP_END, STEP_START, Replica, release_client
 from sim.serving.columns import (
@@ -36,8 +36,8 @@ RING = 1024
 NEVER = 2**60
 
 # scalars of the flow
-(STEADY, STEP, ROWS, OPEN, YOUNGEST, N_READING, TRIED, N_DUE) = range(8)
-SCALARS = 8
+(STEADY, STEP, ROWS, YOUNGEST, N_READING, TRIED, N_DUE) = range(7)
+SCALARS = 7
 
 
 class Flow(NamedTuple):
@@ -52,6 +52,7 @@ class Flow(NamedTuple):
     reading: Ints  # [max_num_seqs] requests with rows, oldest first
     class_rows: Ints  # [U]
     class_context: Ints  # [U]
+    class_open: Ints  # [U] of these rows, the ones with an open FFN gate
     phase_units: Ints  # [block_tokens] units needed in iterations of that residue
     change: Ints  # [M] tokens fed after which something changes, by tokens fed; NEVER where nothing does
 
@@ -85,6 +86,7 @@ def flow_for(tables: Tables, live_units: Ints, requests: int, max_num_seqs: int,
         days,
         column(2 * max_num_seqs),
         column(max_num_seqs),
+        column(u),
         column(u),
         column(u),
         column(block_tokens),
@@ -126,6 +128,7 @@ def leave(replica: Replica, flow: Flow) -> None:
     flow.scalars[:] = 0
     flow.class_rows[:] = 0
     flow.class_context[:] = 0
+    flow.class_open[:] = 0
     flow.phase_units[:] = 0
     flow.days[:] = NOBODY
 
@@ -172,7 +175,7 @@ def add(replica: Replica, flow: Flow, request: int, sign: int, since: int) -> No
     flow.class_rows[u] += sign
     flow.class_context[u] += sign * (computed + 1)
     if fed >= tables.gate_warmup:
-        flow.scalars[OPEN] += sign
+        flow.class_open[u] += sign
     block = replica.knobs.block_tokens
     flow.phase_units[(flow.scalars[STEP] - computed) % block] += sign * state.units[request]
 
@@ -238,11 +241,11 @@ def price_rows_and_sums(replica: Replica, flow: Flow) -> None:
     scratch.rows[SINGLE] += rows
     scratch.rows[SAMPLING] += rows
     scratch.rows[SEQUENCES] += rows
-    scratch.rows[GATED] += flow.scalars[OPEN]
     for u in range(flow.class_rows.size):
         scratch.class_rows[u] += flow.class_rows[u]
         scratch.class_single[u] += flow.class_rows[u]
         scratch.class_context[u] += flow.class_context[u]
+        scratch.class_gated[u] += flow.class_open[u]
     replica.clock[STEP_START] = replica.clock[NOW]
     replica.clock[STEP_END] = replica.clock[NOW] + price_step(replica.tables, scratch)
 

@@ -13,6 +13,7 @@ from sim.serving.columns import (
     DONE,
     FUTURE,
     N_DONE,
+    N_PREEMPTED,
     N_ROWS,
     N_RUNNING,
     REFUSED,
@@ -21,7 +22,7 @@ from sim.serving.columns import (
     asked_of,
     state_of,
 )
-from sim.serving.config import knobs_of
+from sim.serving.config import CHUNKED, knobs_of
 from sim.serving.scheduler import abort, arrive, complete, schedule
 from tests.gen import models, plans, scheduler_configs, workloads
 from tests.sim.serving.laws import check_prefixes, check_queues, check_rows, check_units
@@ -91,12 +92,17 @@ class Serving(RuleBasedStateMachine):
     def step(self, accept: Callable[[int], int]) -> None:
         """Schedule, execute on the dictionary, complete."""
         busy = self.is_among(WAITING, RUNNING)
+        ran = self.state.counts[N_RUNNING] + self.state.counts[N_PREEMPTED]
+        preempted = self.state.counts[N_PREEMPTED]
         rows = schedule(self.asked, self.state, self.knobs)
         assert rows == self.state.counts[N_ROWS]
         assert (rows > 0) == busy, "INV-15: somebody could run and nobody did"
         if not rows:
             return
         check_rows(self.asked, self.state, self.knobs)
+        if self.knobs.policy == CHUNKED and self.state.counts[N_PREEMPTED] > preempted:
+            stay = self.state.counts[N_RUNNING] + self.state.counts[N_PREEMPTED]
+            assert stay == ran, "a step that ran out of memory admitted somebody"
         check_units(self.state, self.knobs)
         self.note_admissions()
         self.kv.run()
