@@ -57,9 +57,9 @@ def _levels(dense: Profile, plan: Profile) -> Iterator[tuple[str, float]]:
     times["weights"] += head
     yield "LM head is read in full", 1 - sum(times.values()) / total
     for label, parts in REALITY:
-        for part in parts:
-            times[part] = plan.seconds[part]
-        yield label, 1 - sum(times.values()) / total
+        if any(dense.seconds[part] or plan.seconds[part] for part in parts):  # one GPU has nothing to reduce
+            times |= {part: plan.seconds[part] for part in parts}
+            yield label, 1 - sum(times.values()) / total
 
 
 def ideal_seconds(dense: Profile, met: Mapping[str, float]) -> dict[str, float]:

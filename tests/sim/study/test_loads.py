@@ -47,6 +47,8 @@ def test_other_seeds_are_made_of_the_traces_blocks(trace):
     assert set(zip(work.prompt_tokens.tolist(), work.output_tokens.tolist())) <= pairs
     assert (work.prompt_tokens != trace.prompt_tokens).any()
     assert work.arrival_ns[0] == 0
+    gaps = [np.diff(TraceLoad(trace).at(2.0, seed).arrival_ns).min() for seed in range(1, 9)]
+    assert min(gaps) > 0  # where a block wraps around, the first request gets the mean gap
 
 
 def test_prefix_hashes_keep_their_order(trace):

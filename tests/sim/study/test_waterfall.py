@@ -57,7 +57,14 @@ def test_a_profile_splits_all_of_the_time_between_the_phases(profiles):
         for part in PART_NAMES:
             split = sum(profile.by_phase[p][part] for p in PHASES)
             assert split == pytest.approx(profile.seconds[part], abs=1e-9)
+        assert profile.by_phase["prompt"]["kv"] == 0
         assert 0 <= profile.head_s <= profile.seconds["weights"]
+
+
+def test_a_single_gpu_has_no_step_for_what_it_does_not_do(profiles):
+    labels = waterfall(profiles["dense"], profiles["swift_kv"])["label"].to_list()
+    assert "host work per step" in labels
+    assert not any("all-reduce" in label for label in labels)
 
 
 @given(st.data())
