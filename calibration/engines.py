@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calibration.points import Point
-from sim.cost.deployment import Deployment
+from sim.cost.deployment import Deployment, Frontend
 from sim.cost.hardware import gpu_named
 from sim.cost.profiles import EngineProfile, profile_named
 from sim.cost.times import KernelTimes
@@ -18,6 +18,7 @@ from sim.serving.config import SchedulerConfig
 NEEDED = ("gpu", "tp", "model", "weights_dtype", "engine", "isl", "osl", "load")
 FREE_FRACTION = "kv_cache_free_gpu_mem_fraction"  # TensorRT-LLM: a share of what the weights leave
 DATED = {"2023": "0.2", "2024-01": "0.2"}  # versions that a table only dates
+IN_PROCESS = ("static_batch", "offline")  # measured inside the engine's process: no HTTP, no tokenisation
 OPTIONS = {"weights_dtype": "--weights", "load": "--concurrency or --qps"}
 
 
@@ -84,6 +85,8 @@ def setting_of(point: Point, profile: EngineProfile | None = None) -> Setting:
     )
     if FREE_FRACTION in point.flags:
         deployment = _with_free_fraction(deployment, plan, config, float(str(point.flags[FREE_FRACTION])))
+    if point.load is not None and point.load.kind in IN_PROCESS:
+        deployment = replace(deployment, frontend=Frontend())
     replicas = max(1, (point.n_gpus or point.tp) // point.tp)
     return Setting(deployment, plan, config, profile.times(gpu.name), profile, replicas)
 

@@ -97,7 +97,8 @@ def flow_for(tables: Tables, live_units: Ints, requests: int, max_num_seqs: int,
 def enter(replica: Replica, flow: Flow) -> bool:
     """Whether the running requests could be moved into the flow; if not, nothing has changed."""
     state = replica.state
-    if replica.knobs.policy != CHUNKED or replica.knobs.draft_tokens > 0:
+    knobs = replica.knobs
+    if knobs.policy != CHUNKED or knobs.draft_tokens > 0 or knobs.reserve_output:  # reserved blocks do not grow
         return False
     for i in range(state.counts[N_RUNNING]):
         request = state.running[i]

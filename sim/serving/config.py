@@ -26,6 +26,7 @@ class SchedulerConfig:
     block_tokens: int = 16
     prefix_caching: bool = False
     watermark: float = 0.0  # share of KV memory that an admission must leave free
+    reserve_output: bool = False  # admit only with room for all output tokens: nobody is preempted (TensorRT-LLM)
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(Policy):
@@ -58,6 +59,7 @@ class Knobs(NamedTuple):
     hash_units: int  # units of one prefix-cache entry
     draft_tokens: int  # self-speculative tokens drafted per decode step
     max_context: int
+    reserve_output: int
 
 
 def knobs_of(
@@ -94,4 +96,5 @@ def knobs_of(
         hash_units=hash_tokens // config.block_tokens * full if caching else 0,
         draft_tokens=plan.draft.tokens if plan.draft else 0,
         max_context=max_context,
+        reserve_output=int(config.reserve_output),
     )

@@ -203,9 +203,9 @@ def room_for(asked: Asked, state: State, knobs: Knobs, request: int, first_chunk
 
     Its first chunk, where prompts are read in chunks; all it knows, where prompts come first: a prompt longer than a
     step would else starve the decodes that hold its memory; all it will ever store, in a static batch: a member that
-    was preempted would come back at another age.
+    was preempted would come back at another age; and the same where outputs are reserved.
     """
-    if knobs.policy == STATIC:
+    if knobs.policy == STATIC or knobs.reserve_output:
         return asked.prompt_tokens[request] + asked.output_tokens[request] - 1
     if knobs.policy == PREFILL_FIRST:
         return asked.prompt_tokens[request] + state.generated[request]
