@@ -10,7 +10,7 @@ from calibration.monotone import hinges, relative_nnls, spread
 from sim.errors import InputError
 
 GRAPH_GAP_NS = 1000.0  # between kernels of a CUDA graph: the shortest GEMM replays at 2.45 us, half of it running
-KNOTS_BYTES = tuple(float(2**x) for x in (7, 13, 15, 17, 18, 19, 20, 21, 22, 23, 24, 26, 29))
+KNOTS_BYTES = tuple(float(2**x) for x in (8, 14, 16, 18, 19, 20, 21, 22, 23, 24, 25, 27, 30))
 
 
 def fit_all_reduce(rows: pl.DataFrame) -> dict[str, Any]:
