@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from calibration.points import Point
 from sim.cost.deployment import Deployment, Frontend
 from sim.cost.hardware import gpu_named
 from sim.cost.profiles import EngineProfile, profile_named
-from sim.cost.times import KernelTimes
+from sim.cost.times import KernelTimes, times_for
 from sim.errors import ElideError, InputError
 from sim.plans.catalogue import model_named
 from sim.plans.plan import SkipPlan
@@ -88,7 +89,7 @@ def setting_of(point: Point, profile: EngineProfile | None = None) -> Setting:
     if point.load is not None and point.load.kind in IN_PROCESS:
         deployment = replace(deployment, frontend=Frontend())
     replicas = max(1, (point.n_gpus or point.tp) // point.tp)
-    return Setting(deployment, plan, config, profile.times(gpu.name), profile, replicas)
+    return Setting(deployment, plan, config, profile.times(gpu.name, source=_kernels(gpu.name)), profile, replicas)
 
 
 def _overlapping(point: Point, profile: EngineProfile) -> EngineProfile:
@@ -111,6 +112,11 @@ def _scheduler_flags(point: Point) -> dict[str, Any]:
         batch, prompt = int(point.load.value), round(point.isl or 1)
         known |= {"policy": "static", "max_num_seqs": batch, "max_num_batched_tokens": batch * prompt}
     return known
+
+
+@cache
+def _kernels(gpu: str) -> KernelTimes:
+    return times_for(gpu)
 
 
 def _with_free_fraction(on: Deployment, plan: SkipPlan, config: SchedulerConfig, share: float) -> Deployment:
