@@ -17,7 +17,8 @@ from sim.study.service import Service
 
 ALONE = 200  # requests that are served one by one to see whether an SLO can be met at all
 GROWTH = 0.02  # share of the last third's arrivals that may pile up
-SWELL = 0.10  # growth of the number in the system that is no more than its usual unrest
+STAYS = 10.0  # mean stays that the arrivals should last for; with 10, capacity is found within a few per cent
+DEVIATIONS = 3.0  # standard deviations by which the number in the system may grow by chance
 # 95 % quantiles of Student's t with 1, 2, … degrees of freedom: the ends of a two-sided 90 % interval
 STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 MOST_SEEDS = len(STUDENT) + 1
@@ -27,22 +28,27 @@ Tell = Callable[[str], None]
 def is_stable(arrival_ns: NDArray[np.int64], leave_ns: NDArray[np.int64]) -> bool:
     """Whether requests leave as fast as they come.
 
-    Compares the mean number in the system over the middle and the last third of the arrivals. A queue is called
-    unstable when that number grows by more than 2 % of the last third's arrivals and by more than a tenth of itself:
-    an overload of x % piles up x % of what arrives, while the unrest of a stable queue stays in proportion to it.
+    Compares the mean number in the system over the middle and the last third of the arrivals. An overload of x % piles
+    up x % of what arrives; a queue is called unstable when more than 2 % of the last third's arrivals do, and more
+    than chance explains: three standard deviations of that difference in a system where nobody waits (M/G/∞, where
+    the mean of N over a window W varies by 2·N·stay/W), widened by the burstiness of the arrivals.
     """
     span = float(arrival_ns[-1])
     if span == 0:
         return False
-    first, second = span / 3, 2 * span / 3
+    window = span / 3
 
-    def mean(begin: float, end: float) -> float:
-        stays = np.minimum(leave_ns, end) - np.maximum(arrival_ns, begin)
-        return float(np.clip(stays, 0, None).sum()) / (end - begin)
+    def mean(begin: float) -> float:
+        stays = np.minimum(leave_ns, begin + window) - np.maximum(arrival_ns, begin)
+        return float(np.clip(stays, 0, None).sum()) / window
 
-    middle, last = mean(first, second), mean(second, span)
-    arrivals = int((arrival_ns > second).sum())
-    return bool(last - middle <= max(GROWTH * arrivals, SWELL * middle))
+    middle, last = mean(window), mean(2 * window)
+    stay = float((leave_ns - arrival_ns).mean())
+    gaps = np.diff(arrival_ns)
+    burstiness = max(1.0, float(gaps.std() / gaps.mean()))
+    chance = DEVIATIONS * burstiness * math.sqrt(2 * 2 * middle * stay / window)
+    arrivals = int((arrival_ns > 2 * window).sum())
+    return last - middle <= max(GROWTH * arrivals, chance)
 
 
 def meets(result: Result, slo: Slo) -> bool:
@@ -68,6 +74,7 @@ class Capacity:
 
     brackets: tuple[Bracket, ...]
     limited_by: str = "slo"  # or queue: the SLO would still hold, but requests pile up
+    note: str = ""  # what to know before believing the figure
 
     @property
     def qps(self) -> float:
@@ -149,7 +156,8 @@ def capacity_of(
         brackets.append(search(works, start=start, step=step, tolerance=tolerance))
         start, step = brackets[-1].low, 1 + 2 * tolerance
     beyond = service.at(brackets[0].high, seeds[0])
-    return Capacity(tuple(brackets), "queue" if meets(beyond, slo) else "slo")
+    note = short_sample(service.at(brackets[0].low, seeds[0]))
+    return Capacity(tuple(brackets), "queue" if meets(beyond, slo) else "slo", note)
 
 
 def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float) -> bool:
@@ -157,6 +165,15 @@ def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float)
     if tell:
         tell(f"seed {seed}: {qps:.3g} requests per second {'hold' if good else 'do not hold'}")
     return good
+
+
+def short_sample(result: Result) -> str:
+    """A warning where the arrivals last for few stays of a request: an overload then has no time to show."""
+    frame = result.requests
+    stays = float(frame["arrival_ns"][-1]) / 1e6 / float(np.nanmean(frame["e2e_ms"].cast(pl.Float64).to_numpy()))
+    if stays >= STAYS:
+        return ""
+    return f"{len(frame)} requests arrive within {stays:.1f} stays of one: too short to show overload; raise --requests"
 
 
 def check_alone(service: Service, slo: Slo) -> None:

@@ -88,6 +88,7 @@ def _capacity(on: Deployment, own: Capacity, dense: Capacity | None, demand_qps:
         "max_qps_low": low / on.tp,
         "max_qps_high": high / on.tp,
         "limited_by": own.limited_by,
+        "note": own.note,
         "gpus": on.tp * replicas_for(demand_qps, qps),
         "gpus_low": on.tp * replicas_for(demand_qps, high),
         "gpus_high": on.tp * replicas_for(demand_qps, low) if low > 0 else None,

@@ -74,6 +74,7 @@ def answer_of(service: Service, slo: Slo, found: Capacity, demand_qps: float) ->
         "limited_by": found.limited_by,
         "demand_qps": demand_qps,
         **gpus,
+        "warnings": [found.note] if found.note else [],
     }
 
 
@@ -94,4 +95,7 @@ def show(service: Service, slo: Slo, answer: Mapping[str, Any], at: Mapping[str,
     ]
     asked = f"{slo.percentile:g} % within TTFT {slo.ttft_ms:g} ms and TPOT {slo.tpot_ms:g} ms"
     title = f"{on.model.name} on {on.tp} x {on.gpu.name}, {label(service.plan.name)}, {service.load.name}; {asked}"
-    show_table(console(), title, ("with 90 % intervals", ""), rows)
+    out = console()
+    show_table(out, title, ("with 90 % intervals", ""), rows)
+    for warning in answer["warnings"]:
+        out.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)

@@ -30,12 +30,24 @@ def test_a_constant_stay_is_stable(qps, stay_s, n):
     assert is_stable(arrival, arrival + int(stay_s * SECOND))
 
 
-@given(st.floats(0.5, 50), st.floats(0.05, 1.0), st.integers(200, 600))
+@given(st.floats(0.5, 50), st.floats(0.05, 1.0), st.integers(500, 900))
 def test_an_overload_piles_up(qps, excess, n):
     """Work comes in at 1 + excess times the rate at which it leaves."""
     arrival = np.rint(np.arange(n) / qps * SECOND).astype(np.int64)
     leave = np.rint(np.arange(1, n + 1) / qps * (1 + excess) * SECOND).astype(np.int64)
     assert not is_stable(arrival, leave)
+
+
+@given(st.integers(0, 2**32), st.floats(1, 50), st.floats(0.1, 10), st.integers(200, 3000))
+def test_chance_is_no_overload(seed, qps, stay_s, n):
+    """Independent users whom nobody delays: a system without a queue is hardly ever called unstable."""
+    rng = np.random.default_rng(seed)
+    assume(n / qps > 10 * stay_s)
+    verdicts = []
+    for _ in range(10):
+        arrival = np.cumsum(rng.exponential(SECOND / qps, n)).astype(np.int64)
+        verdicts.append(is_stable(arrival, arrival + rng.exponential(stay_s * SECOND, n).astype(np.int64)))
+    assert sum(verdicts) >= 9
 
 
 def test_requests_at_once_are_no_stable_load():
@@ -85,6 +97,12 @@ def test_what_limits_is_the_slo_unless_it_is_loose(dense, h200):
     loose = capacity_of(long, Slo(15_000, 500, 50), seeds=(0,))
     assert loose.limited_by == "queue"
     assert meets(long.at(loose.brackets[0].high), Slo(15_000, 500, 50))
+
+
+def test_a_short_sample_says_so(h200):
+    few, many = (Service(LengthLoad(500, 50, n), h200, strategy_named("dense", h200.model)) for n in (400, 4000))
+    assert "raise --requests" in capacity_of(few, Slo(300, 50), seeds=(0,)).note
+    assert capacity_of(many, Slo(300, 50), seeds=(0,)).note == ""
 
 
 def test_a_stricter_slo_never_carries_more(dense):

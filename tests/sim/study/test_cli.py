@@ -126,6 +126,8 @@ def test_check_ends_with_1_where_a_figure_differs(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "DIFFERS" in out
     assert "1 of 2 figures agree, 1 differ" in out
+    assert cli.main(["plan", "--check", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["differ"] == 1
 
 
 @pytest.mark.parametrize("name", ["study", "simulate", "capacity", "plan", "report"])
