@@ -12,7 +12,8 @@ from rich.console import Console
 from transformers.utils import logging
 
 from engine.bench import Bench, rows_of, table_of
-from engine.llm import DTYPES, LLM
+from engine.llm import LLM
+from engine.loading import DTYPES
 from engine.sampler import SamplingParams
 from engine.tiny import FAMILIES, make_tiny
 from sim.errors import ElideError, InputError

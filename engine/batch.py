@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.cache import NO_PAGE, Cache
+from engine.transfer import to_device
 from sim.plans.plan import KV, Flags, SkipPlan
 
 Ints = NDArray[np.int64]
@@ -28,6 +29,7 @@ class Piece:
     start: int  # position of the first token
     tokens: Sequence[int]
     outputs: int  # of its last tokens, how many get logits
+    late: int | None = None  # its last token is this row of the last step's draws, which the host has not read
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,22 @@ class Batch:
         )
 
     def _device(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.tokens.device)
+        return to_device(array, self.tokens.device)
 
 
 def batch_of(
-    pieces: Sequence[Piece], plan: SkipPlan, cache: Cache, device: torch.device, *, until: int | None = None
+    pieces: Sequence[Piece],
+    plan: SkipPlan,
+    cache: Cache,
+    device: torch.device,
+    *,
+    until: int | None = None,
+    drawn: Tensor | None = None,
 ) -> Batch:
-    """The arrays of an iteration; with `until`, its tokens run every layer below it and none above (a draft)."""
+    """The arrays of an iteration; with `until`, its tokens run every layer below it and none above (a draft).
+
+    `drawn` are the tokens of the last step, int64 on the device: pieces whose last token is late take it from there.
+    """
     counts = np.array([len(piece.tokens) for piece in pieces])
     row = np.repeat(np.arange(len(pieces)), counts)
     place = np.concatenate([np.arange(p.start, p.start + len(p.tokens)) for p in pieces])
@@ -178,11 +189,17 @@ def batch_of(
     slot = np.where(page == NO_PAGE, -1, page * size + place % size)
 
     def on(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        return to_device(array, device)
 
+    tokens = on(np.array([token for p in pieces for token in p.tokens], dtype=np.int64))
+    late = [(int(e) - 1, p.late) for p, e in zip(pieces, last) if p.late is not None]
+    if late:
+        assert drawn is not None
+        where, which = on(np.array(late)).unbind(1)
+        tokens[where] = drawn[which].clamp_min(0)  # a lost token ends its request; until that is known any will do
     return Batch(
         plan=plan,
-        tokens=on(np.array([token for p in pieces for token in p.tokens], dtype=np.int64)),
+        tokens=tokens,
         position=on(place),
         row=row,
         place=place,

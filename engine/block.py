@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from engine.kernels.act import relu, swiglu
+from engine.kernels.backend import use_triton
 from engine.kernels.compact import compact_rows
 from engine.kernels.ffn_predicated import ffn_gathered, ffn_predicated
 from engine.kernels.norm import CosineGate, add_layer_norm, add_rms_norm
@@ -109,11 +110,11 @@ class Block:
     def ffn(self, x: Tensor, active: Tensor | None = None) -> Tensor:
         """The FFN of the active rows, [rows, hidden]; the others' output is anything.
 
-        On a GPU nothing is read back: few rows are predicated, many compacted, and between the two all are computed,
-        for there a mask saves nothing.
+        Where the kernels run, nothing is read back: few rows are predicated, many compacted, and between the two all
+        are computed, for there a mask saves nothing.
         """
         if active is not None:
-            if not x.is_cuda:
+            if not use_triton(x):
                 return self._ffn_of(x, active.nonzero()[:, 0])
             if self.gated and self.up.bias is not None:  # no published model has one; the kernels know none
                 return self.ffn(x)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim.plans.plan import ATTN, FFN, KV, SkipPlan
-from sim.serving.columns import Asked, Ints, State, asked_of, state_of
+from sim.serving.columns import DONE, N_DONE, N_FRONT, Asked, Ints, State, asked_of, state_of
+from sim.serving.config import Knobs
 
 
 class Room(NamedTuple):
@@ -20,14 +21,14 @@ class Room(NamedTuple):
         return Room(*(have if have >= need else max(need, 2 * have) for have, need in zip(self, other)))
 
 
-def columns_for(room: Room, *, max_num_seqs: int, total_units: int, full_units: int) -> tuple[Asked, State]:
+def columns_for(room: Room, knobs: Knobs) -> tuple[Asked, State]:
     """Columns of an idle replica with that much room."""
     n = room.requests
     zeros = np.zeros(n, dtype=np.int64)
     ids = np.full(room.hashes, max(0, room.entries - 1), dtype=np.int64)
     asked = asked_of(zeros, zeros, zeros, ids, np.zeros(n + 1, dtype=np.int64))
-    state = state_of(asked, max_num_seqs=max_num_seqs, total_units=total_units, full_units=full_units)
-    return asked, state
+    limits = {"max_num_seqs": knobs.max_num_seqs, "total_units": knobs.total_units, "full_units": knobs.full_units}
+    return asked, state_of(asked, **limits)
 
 
 def grown(asked: Asked, state: State, blank: tuple[Asked, State]) -> tuple[Asked, State]:
@@ -42,6 +43,22 @@ def grown(asked: Asked, state: State, blank: tuple[Asked, State]) -> tuple[Asked
         Asked(*(filled(target, source) for target, source in zip(wider, asked))),
         State(*(filled(target, source) for target, source in zip(idle, state))),
     )
+
+
+def retire(state: State, request: int, generated: int, *, removed: bool) -> None:
+    """None: a request that turns out to have ended an iteration ago is done, and what it drew since is forgotten.
+
+    `removed` says whether the scheduler's `abort` had to take it away. If it was preempted meanwhile, it leaves the
+    queue too: there only aborted requests are passed over.
+    """
+    state.generated[request] = generated
+    if not removed:
+        return
+    state.status[request] = DONE
+    state.counts[N_DONE] += 1
+    others = [r for r in state.front[: state.counts[N_FRONT]] if r != request]
+    state.front[: len(others)] = others
+    state.counts[N_FRONT] = len(others)
 
 
 class Prefixes:

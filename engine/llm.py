@@ -6,30 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engine.config import ModelConfig, config_of, read_config
+from engine.agreement import dense_twin
+from engine.config import config_of, read_config
 from engine.graphs import DecodeGraphs
-from engine.llama import load_llama
+from engine.loading import device_named, dtype_named, folder_of, kv_blocks_for, load, plan_for
 from engine.loop import Engine
 from engine.metrics import Metrics
-from engine.model import Model
-from engine.opt import load_opt
 from engine.sampler import SamplingParams
 from engine.text import GrowingText, read_tokenizer
-from engine.weights import Checkpoint, Random, Source
-from sim.errors import InputError, PlanError, UnknownName
+from sim.errors import InputError
 from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan
-from sim.plans.spec import strategy_named
 from sim.serving.config import SchedulerConfig
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-KV_SHARE = 0.9  # of the device memory that the weights leave free
-CPU_KV_TOKENS = 16_384
 STATUS = ("future", "waiting", "running", "done", "refused", "aborted")
 Prompt = str | Sequence[int]
 
@@ -66,8 +59,10 @@ class LLM:
     `model` is a checkpoint's folder, or a ModelShape for random weights. `plan` is a SkipPlan or a spec such as
     "swift_kv:keep=16"; None is the dense plan, or what a SwiftKV checkpoint was distilled for. `kv_blocks` counts
     blocks of all the plan's caches. `graphs` sends decode steps through captured CUDA graphs (the default on a GPU);
-    on a CPU it sends them through the same fixed-shape segments, uncaptured. Raises InputError or PlanError where
-    model, plan and device do not go together.
+    on a CPU it sends them through the same fixed-shape segments, uncaptured. `pipelined` reads tokens one step late
+    while the next step runs (the default on a GPU). `agreement` is the share of tokens for which a dense run of the
+    same model is asked too: it costs another copy of the weights and a dense forward pass each, and fills the metric
+    agreement_top1. Raises InputError or PlanError where model, plan and device do not go together.
     """
 
     def __init__(
@@ -81,22 +76,34 @@ class LLM:
         kv_blocks: int | None = None,
         max_context: int | None = None,
         graphs: bool | None = None,
+        pipelined: bool | None = None,
+        agreement: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.device = _device(device)
-        number = _dtype(dtype, self.device)
-        self.config = config_of(model) if isinstance(model, ModelShape) else read_config(_folder(model))
+        self.device = device_named(device)
+        number = dtype_named(dtype, self.device)
+        self.config = config_of(model) if isinstance(model, ModelShape) else read_config(folder_of(model))
         self.plan = plan_for(self.config, plan)
         self.tokenizer = read_tokenizer(self.config.folder, self.config.shape.family) if self.config.folder else None
         self.model = load(self.config, self.plan, dtype=number, device=self.device, seed=seed)
         context = min(max_context or self.config.shape.max_context, self.config.shape.max_context)
         settings = scheduler or SchedulerConfig()
-        blocks = kv_blocks or _kv_blocks(self.model, self.plan, settings, context)
-        self.engine = Engine(self.model, self.plan, settings, kv_blocks=blocks, max_context=context, seed=seed)
-        if graphs or (graphs is None and self.device.type == "cuda"):
-            capture = self.device.type == "cuda"
+        full_depth = dense_twin(self.model, share=agreement, max_context=context, seed=seed) if agreement else None
+        blocks = kv_blocks or kv_blocks_for(self.model, self.plan, settings, context)
+        cuda = self.device.type == "cuda"
+        self.engine = Engine(
+            self.model,
+            self.plan,
+            settings,
+            kv_blocks=blocks,
+            max_context=context,
+            seed=seed,
+            pipelined=cuda if pipelined is None else pipelined,
+        )
+        self.engine.full_depth = full_depth
+        if graphs or (graphs is None and cuda):
             forward, rows = self.engine.forward, settings.max_num_seqs
-            forward.decode = DecodeGraphs(forward, max_rows=rows, max_context=context, capture=capture)
+            forward.decode = DecodeGraphs(forward, max_rows=rows, max_context=context, capture=cuda)
         self._texts: dict[int, GrowingText] = {}
 
     @property
@@ -210,59 +217,3 @@ class LLM:
         if self.tokenizer is None:
             raise InputError(f"text needs a tokenizer, and {self.config.folder} has none; give token ids")
         return list(self.tokenizer(text)["input_ids"])
-
-
-def plan_for(config: ModelConfig, plan: SkipPlan | str | None) -> SkipPlan:
-    """The plan that was asked for, checked against the model. Raises PlanError if its depth is another."""
-    if plan is None:
-        swift = f"swift_kv:keep={config.swift_keep},group={config.swift_group}"
-        plan = swift if config.swift_keep else "dense"
-    made = strategy_named(plan, config.shape) if isinstance(plan, str) else plan
-    if made.layers != config.shape.layers:
-        have = f"{config.shape.name or 'the model'} has {config.shape.layers}"
-        raise PlanError(f"plan {made.name!r} is for {made.layers} layers, {have}; make it for this model")
-    return made
-
-
-def load(config: ModelConfig, plan: SkipPlan, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Model:
-    """The model's weights as far as the plan needs them; random ones where the config has no folder."""
-    source: Source
-    if config.folder:
-        source = Checkpoint(config.folder, dtype=dtype, device=device)
-    else:
-        source = Random(seed, dtype=dtype, device=device)
-    return (load_opt if config.shape.family == "opt" else load_llama)(config, source, plan)
-
-
-def _folder(model: str | Path) -> Path:
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; give one with config.json and *.safetensors")
-    return folder
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UnknownName("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device='cuda': this machine has no usable NVIDIA GPU; use cpu")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise UnknownName("dtype", name, ("auto", *DTYPES))
-    return DTYPES[name]
-
-
-def _kv_blocks(model: Model, plan: SkipPlan, config: SchedulerConfig, context: int) -> int:
-    """Blocks of all caches: what fits beside the weights on a GPU; on a CPU enough for a few contexts."""
-    if model.embedding.is_cuda:
-        free, _ = torch.cuda.mem_get_info()
-        token = model.config.shape.kv_bytes_per_token_layer(model.weight_bytes) * plan.caches.size
-        return max(1, int(free * KV_SHARE / (token * config.block_tokens)))
-    return max(CPU_KV_TOKENS, context) // config.block_tokens + 1

@@ -2,10 +2,12 @@
 
 `arrive`, `schedule`, `complete` and `abort` are the very functions that the simulator compiles; here they run as they
 are, on columns that grow as requests come. Each call is followed by the cache's, which moves real pages.
+
+Pipelined, the host builds the next iteration while the device runs this one: a sampled token goes into it on the device
+and is read one step late. A request that stops has by then taken part in one iteration too many, at most.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 import numpy as np
@@ -13,32 +15,19 @@ from torch import Tensor
 
 from engine.batch import Piece, batch_of
 from engine.cache import Cache
-from engine.columns import Prefixes, Room, columns_for, grown
+from engine.columns import Prefixes, Room, columns_for, grown, retire
+from engine.drafting import drafts_of, verified
+from engine.flight import Flight, FullDepth
 from engine.forward import Forward
 from engine.metrics import Metrics
 from engine.model import Model
-from engine.sampler import LOST, Draw, SamplingParams, draw_tokens
+from engine.sampler import Draw, SamplingParams, Token, draw_tokens
+from engine.stream import StopText, Stream, refusal, unusable
+from engine.transfer import to_device
 from sim.plans.plan import SkipPlan
-from sim.serving.columns import HEAD, N_FRONT, N_RUNNING, REFUSED, TAIL, Asked, State
+from sim.serving.columns import HEAD, N_FRONT, N_RUNNING, REFUSED, TAIL
 from sim.serving.config import SchedulerConfig, knobs_of
 from sim.serving.scheduler import abort, arrive, complete, samples, schedule
-
-StopText = Callable[[list[int]], bool]
-
-
-@dataclass
-class Stream:
-    """One request: its tokens, how it is sampled, how it ended."""
-
-    prompt: list[int]
-    params: SamplingParams
-    seed: int
-    stop_ids: frozenset[int]
-    stop_text: StopText | None = None  # told the new tokens; whether a stop string has appeared
-    tokens: list[int] = field(default_factory=list)  # generated
-    logprobs: list[dict[int, float]] = field(default_factory=list)
-    finish: str | None = None  # stop | length | abort | error
-    error: str | None = None
 
 
 class Engine:
@@ -53,6 +42,7 @@ class Engine:
         kv_blocks: int,
         max_context: int,
         seed: int = 0,
+        pipelined: bool = False,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
         self.model = model
@@ -60,6 +50,9 @@ class Engine:
         self.seed = seed
         self.clock = clock
         self.device = model.embedding.device
+        self.pipelined = pipelined and plan.draft is None  # how much of a draft is right decides what comes after it
+        self.full_depth: FullDepth | None = None
+        self._flying: Flight | None = None
         shape, dtype = model.config.shape, model.embedding.dtype
         hash_tokens = config.block_tokens if config.prefix_caching else 0
         self.knobs = knobs_of(config, plan, kv_blocks=kv_blocks, max_context=max_context, hash_tokens=hash_tokens)
@@ -74,7 +67,7 @@ class Engine:
         self._emitted = np.zeros(config.max_num_seqs, dtype=np.int64)
         self._prefixes = Prefixes(plan, config.block_tokens) if config.prefix_caching else None
         self._room = Room(64, 64, 64)
-        self.asked, self.state = self._blank()
+        self.asked, self.state = columns_for(self._room, self.knobs)
 
     @property
     def waiting(self) -> int:
@@ -84,15 +77,11 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether anybody runs or waits."""
-        return bool(self.state.counts[N_RUNNING]) or self.waiting > 0
+        """Whether anybody runs or waits, or tokens are still to be read."""
+        return bool(self.state.counts[N_RUNNING]) or self.waiting > 0 or self._flying is not None
 
     def add(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        *,
-        stop_text: StopText | None = None,
+        self, prompt: Sequence[int], params: SamplingParams, *, stop_text: StopText | None = None
     ) -> int:
         """The request's number. One that can never run is finished at once, with an error and nothing held."""
         request = len(self.streams)
@@ -110,9 +99,9 @@ class Engine:
         asked.arrival_ns[request] = self.clock()
         asked.prompt_tokens[request] = len(tokens)
         asked.output_tokens[request] = params.max_tokens
-        error = self._unusable(tokens)
+        error = unusable(tokens, self.model.config.shape.vocab)
         if error is None and not arrive(asked, self.state, self.knobs, request):
-            error = self._refusal(len(tokens), params.max_tokens)
+            error = refusal(self.knobs, len(tokens), params.max_tokens)
         if error is not None:
             self.state.status[request] = REFUSED
             stream.finish, stream.error = "error", error
@@ -120,123 +109,143 @@ class Engine:
 
     def abort(self, request: int) -> bool:
         """Whether the request was waiting or running and is now gone, with all that it held."""
-        gone = abort(self.asked, self.state, self.knobs, request)
-        self.cache.after_abort(self.state, request)
+        self._land_last()  # it may have stopped by itself
+        gone = self._remove(request)
         if gone:
             self.streams[request].finish = "abort"
         return gone
 
     def step(self) -> list[int]:
-        """Requests that got tokens or ended in the next iteration; none when there is nothing to run."""
+        """Requests whose tokens or end became known in one more iteration; none when there is nothing to run."""
+        flight = self._launch()
+        if self.pipelined:
+            if flight is not None:
+                self._complete(flight, flight.launched_ns)
+            told = self._land_last()
+            self._flying = flight
+            if flight and all(self.streams[p.request].finish for p in flight.pieces):
+                self._land_last()  # nobody waits for it, so nobody would ask again
+            return told
+        if flight is None:
+            return []
+        told, end_ns = self._land(flight)
+        self._complete(flight, end_ns)
+        return told
+
+    def _launch(self) -> Flight | None:
+        """The next iteration, queued on the device; None when there is nothing to run."""
         start_ns = self.clock()
         rows = schedule(self.asked, self.state, self.knobs)
         self.cache.after_schedule(self.asked, self.state)
         if not rows:
-            return []
+            return None
         pieces = [self._piece(row) for row in range(rows)]
-        drafts = self._draft(pieces)
-        pieces = [_with(piece, draft) for piece, draft in zip(pieces, drafts)]
-        batch = batch_of(pieces, self.plan, self.cache, self.device)
+        drafts = drafts_of(self, pieces) if self.plan.draft else [[] for _ in pieces]
+        pieces = [verified(piece, draft) for piece, draft in zip(pieces, drafts)]
+        last = self._flying.drawn.tokens if self._flying else None
+        batch = batch_of(pieces, self.plan, self.cache, self.device, drawn=last)
         outcome = self.forward(batch)
         self.metrics.note(batch, outcome)
-        told = self._emit(pieces, drafts, outcome.logits)
-        end_ns = self.clock()
-        complete(self.asked, self.state, self.knobs, self._live_units, self._emitted, start_ns, end_ns)
-        self.cache.after_complete(self.asked, self.state)
-        if self.on_iteration:
-            self.on_iteration(start_ns, end_ns, [(p.request, p.start, len(p.tokens)) for p in pieces])
-        return told
+        sampling = [i for i, p in enumerate(pieces) if p.outputs]
+        first = np.cumsum([0] + [p.outputs for p in pieces])[sampling]
+        logits = outcome.logits
+        logits = logits if len(first) == len(logits) else logits[to_device(first, self.device)]
+        drawn = draw_tokens(logits, [self._draw(pieces[i], last) for i in sampling])
+        self._emitted[sampling] = 1
+        return Flight(pieces, drafts, outcome.logits, drawn, sampling, start_ns, self.clock())
 
     def _piece(self, row: int) -> Piece:
         state = self.state
         request, start = int(state.row_request[row]), int(state.row_start[row])
-        stream = self.streams[request]
-        end = min(start + int(state.row_tokens[row]), len(stream.prompt) + len(stream.tokens))
-        tokens = [*stream.prompt, *stream.tokens][start:end]
-        return Piece(request, len(stream.prompt), start, tokens, int(samples(self.asked, state, row)))
+        stream, end = self.streams[request], start + int(state.row_tokens[row])
+        tokens, late = stream.part(start, end), None
+        if self._flying and end > stream.known:
+            late = self._flying.places[request]
+            tokens.append(0)
+        return Piece(request, len(stream.prompt), start, tokens, int(samples(self.asked, state, row)), late)
 
-    def _draft(self, pieces: Sequence[Piece]) -> list[list[int]]:
-        """Tokens guessed by the plan's first layers for each decoding row, as many as the scheduler made room for."""
-        drafts: list[list[int]] = [[] for _ in pieces]
-        if self.plan.draft is None:
-            return drafts
-        wanted = self.state.row_tokens[: len(pieces)] - np.array([len(p.tokens) for p in pieces])
-        for step in range(int(wanted.max())):
-            rows = np.flatnonzero(wanted > step).tolist()
-            heads = []
-            for i in rows:
-                p, last = pieces[i], drafts[i][-1] if drafts[i] else pieces[i].tokens[-1]
-                heads.append(Piece(p.request, p.prompt_tokens, p.start + step, [last], 1))
-            batch = batch_of(heads, self.plan, self.cache, self.device, until=self.plan.draft.exit_layer)
-            outcome = self.forward(batch)
-            self.metrics.note(batch, outcome, draft=True)
-            guesses = outcome.logits.argmax(-1).tolist()
-            for i, guess in zip(rows, guesses):
-                drafts[i].append(guess)
-        return drafts
+    def _draw(self, piece: Piece, last: Tensor | None) -> Draw:
+        stream = self.streams[piece.request]
+        late = last[piece.late : piece.late + 1] if last is not None and piece.late is not None else None
+        step = len(stream.tokens) + (late is not None)
+        return stream.draw(late, checked=self.full_depth is not None and self.full_depth.wants(piece.request, step))
 
-    def _emit(self, pieces: Sequence[Piece], drafts: Sequence[list[int]], logits: Tensor) -> list[int]:
-        """Draw tokens for every sampling row, further ones while drafts prove right; says who got any."""
+    def _complete(self, flight: Flight, end_ns: int) -> None:
+        """Book the iteration with the scheduler, which can then plan the next one."""
+        complete(self.asked, self.state, self.knobs, self._live_units, self._emitted, flight.start_ns, end_ns)
+        self.cache.after_complete(self.asked, self.state)
+
+    def _land_last(self) -> list[int]:
+        """Read what the last iteration drew, if that is still to be done; says who got any."""
+        if self._flying is None:
+            return []
+        flight, self._flying = self._flying, None
+        fresh = {p.request for p in flight.pieces if p.outputs and not self.streams[p.request].tokens}
+        told, end_ns = self._land(flight)
+        for request in told:
+            self.state.last_token_ns[request] = end_ns
+            if request in fresh:
+                self.state.first_token_ns[request] = end_ns
+            if self.streams[request].finish is not None:
+                retire(self.state, request, self.streams[request].drawn, removed=self._remove(request))
+        return told
+
+    def _land(self, flight: Flight) -> tuple[list[int], int]:
+        """Requests that got tokens, and when the device was done with the iteration."""
+        tokens = flight.drawn.read()
+        end_ns = self.clock() if self.device.type == "cuda" else flight.launched_ns
+        told = self._emit(flight, tokens)
+        if self.on_iteration:
+            rows = [(p.request, p.start, len(p.tokens)) for p in flight.pieces]
+            self.on_iteration(flight.start_ns, end_ns, rows)
+        return told, end_ns
+
+    def _emit(self, flight: Flight, tokens: Sequence[Token]) -> list[int]:
+        """Give every sampling row its token, further ones while drafts prove right; says who got any."""
+        pieces, drafts = flight.pieces, flight.drafts
         offset = np.cumsum([0] + [p.outputs for p in pieces])
-        told = alive = [i for i, p in enumerate(pieces) if p.outputs]
-        for i in told:
-            self._emitted[i] = 0
-        at = 0
+        told: list[int] = []
+        alive, at = flight.sampling, 0
         while alive:
-            streams = [self.streams[pieces[i].request] for i in alive]
-            draws = [Draw(s.params, s.seed, len(s.tokens), [*s.prompt, *s.tokens]) for s in streams]
-            drawn = draw_tokens(logits[[int(offset[i]) + at for i in alive]], draws)
             going = []
-            for i, stream, token, logprobs in zip(alive, streams, drawn.tokens, drawn.logprobs):
-                ended = self._book(pieces[i].request, stream, token, logprobs)
-                self._emitted[i] += 1
-                right = at < len(drafts[i]) and drafts[i][at] == token
+            for i, drawn in zip(alive, tokens, strict=True):
+                request = pieces[i].request
+                if self.streams[request].finish is not None:  # it stopped before this iteration's tokens were read
+                    self.metrics.wasted += 1
+                    continue
+                if at == 0:
+                    told.append(request)
+                ended = self._book(request, drawn)
+                right = at < len(drafts[i]) and drafts[i][at] == drawn.token
+                self.metrics.accepted += right
                 if right and not ended:
                     going.append(i)
-                self.metrics.accepted += right
             alive, at = going, at + 1
+            if alive:
+                self._emitted[alive] += 1
+                rows = to_device(offset[alive] + at, self.device)
+                draws = [self.streams[pieces[i].request].draw() for i in alive]
+                tokens = draw_tokens(flight.logits[rows], draws).read()
         self.metrics.drafted += sum(len(draft) for draft in drafts)
-        self.metrics.emitted += int(self._emitted[told].sum())
-        return [pieces[i].request for i in told]
+        return told
 
-    def _book(self, request: int, stream: Stream, token: int, logprobs: dict[int, float] | None) -> bool:
+    def _book(self, request: int, drawn: Token) -> bool:
         """Whether the request has ended with this token; one that ends early asks for no more output."""
-        if token == LOST:
-            stream.finish, stream.error = "error", "the model's logits are not numbers (NaN or infinity)"
-        else:
-            stream.tokens.append(token)
-            if logprobs is not None:
-                stream.logprobs.append(logprobs)
-            if token in stream.stop_ids or (stream.stop_text is not None and stream.stop_text(stream.tokens)):
-                stream.finish = "stop"
-            elif len(stream.tokens) == stream.params.max_tokens:
-                stream.finish = "length"
-        if stream.finish is not None:
-            self.asked.output_tokens[request] = len(stream.tokens) + (token == LOST)
-        return stream.finish is not None
+        stream = self.streams[request]
+        if drawn.top1 is not None and self.full_depth is not None:
+            self.metrics.compared += 1
+            self.metrics.agreed += drawn.top1 == self.full_depth.top1([*stream.prompt, *stream.tokens])
+        self.metrics.emitted += 1
+        ended = stream.take(drawn)
+        if ended:
+            self.asked.output_tokens[request] = stream.drawn
+        return ended
 
-    def _unusable(self, tokens: list[int]) -> str | None:
-        vocab = self.model.config.shape.vocab
-        if not tokens:
-            return "the prompt is empty; give at least one token"
-        bad = [token for token in tokens if not 0 <= token < vocab]
-        return f"token {bad[0]} is not in the vocabulary of {vocab}" if bad else None
-
-    def _refusal(self, prompt: int, output: int) -> str:
-        asks = f"a prompt of {prompt} tokens and max_tokens={output}"
-        if prompt + output > self.knobs.max_context:
-            return f"{asks} exceed the context of {self.knobs.max_context}; shorten the prompt or lower max_tokens"
-        held = self.knobs.total_units // self.knobs.full_units * self.knobs.block_tokens
-        return f"{asks} never fit into KV memory of {held} tokens; raise kv_blocks or lower max_tokens"
-
-    def _blank(self) -> tuple[Asked, State]:
-        knobs = self.knobs
-        return columns_for(
-            self._room,
-            max_num_seqs=knobs.max_num_seqs,
-            total_units=knobs.total_units,
-            full_units=knobs.full_units,
-        )
+    def _remove(self, request: int) -> bool:
+        """Whether the request was waiting or running, and holds nothing any more."""
+        gone = abort(self.asked, self.state, self.knobs, request)
+        self.cache.after_abort(self.state, request)
+        return gone
 
     def _make_room(self, requests: int, hashes: int) -> None:
         used = int(self.asked.hash_offsets[requests - 1])
@@ -244,11 +253,5 @@ class Engine:
         room = self._room.at_least(Room(requests, used + hashes, entries))
         if room != self._room:
             self._room = room
-            self.asked, self.state = grown(self.asked, self.state, self._blank())
+            self.asked, self.state = grown(self.asked, self.state, columns_for(room, self.knobs))
 
-
-def _with(piece: Piece, draft: list[int]) -> Piece:
-    """The piece with its drafts behind it; each of them gets logits too."""
-    if not draft:
-        return piece
-    return Piece(piece.request, piece.prompt_tokens, piece.start, [*piece.tokens, *draft], 1 + len(draft))

@@ -38,6 +38,7 @@ class Metrics:
     graph_misses: int = 0
     agreed: int = 0
     compared: int = 0
+    wasted: int = 0  # tokens drawn for requests that had stopped, found out one step late
     _gated: Tensor | None = field(default=None, repr=False)  # [FFN rows left out, FFN layers nobody ran], on the device
 
     def note(self, batch: Batch, outcome: Outcome, *, draft: bool = False) -> None:
@@ -92,6 +93,7 @@ class Metrics:
             "iterations": self.iterations,
             "tokens": self.tokens,
             "emitted_tokens": self.emitted,
+            "wasted_tokens": self.wasted,
             "skip_requested": 1 - _share(self.blocks_asked - rows, self.blocks_dense),
             "weight_bytes_skip_realised": 1 - _share(weight_bytes, self.weight_bytes_dense),
             "weight_mib_saved": (self.weight_bytes_dense - weight_bytes) / MiB,

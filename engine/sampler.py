@@ -4,12 +4,13 @@ A request's tokens depend on its own logits, seed and step alone, never on its r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engine.kernels.sample import filter_logits, sample
+from engine.transfer import Landing, move
 from sim.errors import InputError
 
 LOST = -1  # a row without a token: its logits hold NaN or infinity
@@ -61,30 +62,61 @@ class Draw:
     seed: int
     step: int
     history: Sequence[int] = ()  # prompt and output so far, for the repetition penalty
+    late: Tensor | None = None  # [1], the last token of that history if only the device knows it yet
+    checked: bool = False  # whether the likeliest token is wanted too
+
+
+@dataclass(frozen=True)
+class Token:
+    """What was drawn, as the host reads it."""
+
+    token: int  # or LOST
+    logprobs: dict[int, float] | None = None
+    top1: int | None = None  # the likeliest token, where asked for
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Tokens, and log-probabilities where asked for."""
+    """Tokens on the device, int64 [rows], and on their way to the host with what else was asked for."""
 
-    tokens: list[int]
-    logprobs: list[dict[int, float] | None] = field(default_factory=list)
+    tokens: Tensor
+    counts: list[int | None]  # [rows] alternatives whose log-probabilities are reported
+    checked: list[bool]
+    landing: Landing
+
+    def read(self) -> list[Token]:
+        """One per row; waits until they are there."""
+        tokens, *more = self.landing.wait()
+        chosen, top, value, likeliest = (part.tolist() for part in more) if more else ([[]] * 4)
+        out = []
+        for row, token in enumerate(tokens.tolist()):
+            logprobs, count = None, self.counts[row]
+            if count is not None and token != LOST:
+                logprobs = {token: chosen[row]} | dict(zip(top[row][:count], value[row][:count]))
+            out.append(Token(token, logprobs, likeliest[row] if self.checked[row] else None))
+        return out
 
 
 def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> Drawn:
-    """One token per row of logits [rows, vocab]; LOST where a row's logits are not numbers."""
+    """One token per row of logits [rows, vocab], LOST where they are not numbers; nothing waits for the device."""
+    counts, checked = [d.params.logprobs for d in draws], [d.checked for d in draws]
+    if not draws:
+        none = torch.empty(0, dtype=torch.int64, device=logits.device)
+        return Drawn(none, counts, checked, Landing([none], logits.device))
     scores = _penalised(logits, draws)
     temperature = _column(scores, [d.params.temperature for d in draws], torch.float32)
     if any(d.params.filters for d in draws):
         scores = _filtered(scores, draws, temperature)
     seed = _column(scores, [d.seed for d in draws], torch.int64)
     step = _column(scores, [d.step for d in draws], torch.int32)
-    tokens = sample(scores, temperature, seed, step).tolist()
-    return Drawn(tokens, [_logprobs(logits[i], t, d.params.logprobs) for i, (t, d) in enumerate(zip(tokens, draws))])
+    tokens = sample(scores, temperature, seed, step)
+    asked = any(checked) or any(count is not None for count in counts)
+    more = _logprobs(logits, tokens, max(c or 0 for c in counts)) if asked else []
+    return Drawn(tokens, counts, checked, Landing([tokens, *more], logits.device))
 
 
-def _column(like: Tensor, values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
-    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+def _column(like: Tensor, values: Sequence[float] | Sequence[int], dtype: torch.dtype) -> Tensor:
+    return move(torch.tensor(values, dtype=dtype), like.device)
 
 
 def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -93,8 +125,10 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         return logits
     out = logits.clone()
     for row, d in enumerate(draws):
-        if d.params.repetition_penalty != 1 and len(d.history):
-            seen = torch.tensor(sorted(set(d.history)), device=logits.device)
+        if d.params.repetition_penalty != 1:
+            seen = _column(logits, sorted(set(d.history)), torch.int64)
+            if d.late is not None:
+                seen = torch.cat([seen, d.late.clamp_min(0)])  # twice is once: both write the same value
             x = out[row, seen]
             out[row, seen] = torch.where(x > 0, x / d.params.repetition_penalty, x * d.params.repetition_penalty)
     return out
@@ -103,7 +137,7 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 def _filtered(scores: Tensor, draws: Sequence[Draw], temperature: Tensor) -> Tensor:
     """The scores with what a request's filters rule out at -inf; only rows that filter are sorted."""
     rows = [i for i, d in enumerate(draws) if d.params.filters]
-    index = torch.tensor(rows, device=scores.device)
+    index = _column(scores, rows, torch.int64)
     some = [draws[i].params for i in rows]
     kept = filter_logits(
         scores[index],
@@ -115,11 +149,12 @@ def _filtered(scores: Tensor, draws: Sequence[Draw], temperature: Tensor) -> Ten
     return scores.index_copy(0, index, kept.to(scores.dtype))
 
 
-def _logprobs(logits: Tensor, token: int, count: int | None) -> dict[int, float] | None:
-    """Log-probabilities under the model itself (no temperature, no filter) of the chosen and the likeliest tokens."""
-    if count is None or token == LOST:
-        return None
+def _logprobs(logits: Tensor, tokens: Tensor, count: int) -> list[Tensor]:
+    """Log-probabilities under the model itself (no temperature, no filter), on the device.
+
+    Of the chosen tokens [rows], of the `count` likeliest as entries and values [rows, count]; the likeliest [rows].
+    """
     logprob = logits.log_softmax(-1)
-    top = logprob.topk(min(count, len(logprob)))
-    chosen = {token: float(logprob[token])}
-    return chosen | dict(zip(top.indices.tolist(), top.values.tolist()))
+    top = logprob.topk(min(count, logprob.shape[1]))
+    chosen = logprob.gather(1, tokens.clamp_min(0)[:, None])[:, 0]
+    return [chosen, top.indices, top.values, logits.argmax(-1)]

@@ -20,6 +20,7 @@ from engine.gates import GateState
 from engine.kernels.attn_decode import attn_decode
 from engine.kernels.rope_kv import rope_kv, rope_q, write_kv
 from engine.model import BulkKv
+from engine.transfer import to_device
 from sim.plans.plan import ATTN, FFN, KV, SkipPlan
 
 
@@ -51,7 +52,7 @@ class Buffers:
         context = np.zeros(self.rows, dtype=np.int32)
         context[:n] = batch.place + 1
         self._put(self.context, context)
-        writes = torch.from_numpy((batch.flags.T[batch.plan.caches] & KV) > 0).to(self.slot.device)
+        writes = to_device((batch.flags.T[batch.plan.caches] & KV) > 0, self.slot.device)
         self.slot.fill_(-1)
         self.slot[:, :n] = batch.slot.where(writes, -1)
         self.table[:, :n, : batch.table.shape[2]] = batch.table
@@ -64,7 +65,7 @@ class Buffers:
             self.armed[:n] = batch.eligible
 
     def _put(self, target: Tensor, source: NDArray[np.generic]) -> None:
-        target.copy_(torch.from_numpy(source), non_blocking=True)
+        target.copy_(to_device(source, target.device), non_blocking=True)
 
 
 class Segments:

@@ -47,11 +47,29 @@ def hf_of(variant: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder_of(variant), local_files_only=True).eval()
 
 
-def llm_of(variant: str, plan: Any = None, *, kv_blocks: int = 200, dtype: str = "float32", **knobs: Any) -> LLM:
+def llm_of(
+    variant: str,
+    plan: Any = None,
+    *,
+    kv_blocks: int = 200,
+    dtype: str = "float32",
+    pipelined: bool = False,
+    agreement: float = 0.0,
+    **knobs: Any,
+) -> LLM:
     """An engine with small limits, so that batches, chunks and pages all have edges."""
     defaults = {"max_num_seqs": 4, "max_num_batched_tokens": 24, "block_tokens": 4}
     config = SchedulerConfig(**(defaults | knobs))
-    return LLM(folder_of(variant), plan=plan, device="cpu", dtype=dtype, scheduler=config, kv_blocks=kv_blocks)
+    return LLM(
+        folder_of(variant),
+        plan=plan,
+        device="cpu",
+        dtype=dtype,
+        scheduler=config,
+        kv_blocks=kv_blocks,
+        pipelined=pipelined,
+        agreement=agreement,
+    )
 
 
 def prompts_of(*lengths: int, seed: int = 0, vocab: int = 300) -> list[list[int]]:
