@@ -2,7 +2,8 @@
 
 A closed loop counts every request it sent, the first wave included, whose prompts all arrive at once: with ten
 requests per slot that wave makes up much of a mean TTFT. Requests of one length never stay in step on a real server,
-so lengths that a source calls fixed are drawn within `JITTER` of it. A client that caps its requests in flight turns
+so lengths that a source calls fixed are drawn within `JITTER` of it. Averages of a data set's own lengths are not
+fixed: such prompts and answers are drawn as widely as conversations are. A client that caps its requests in flight turns
 an open loop beyond capacity into a closed one.
 """
 
@@ -20,6 +21,9 @@ OFFLINE = 1000
 SECONDS = 60.0
 JITTER = 0.05
 HASH_TOKENS = 16
+NATURAL = "averages of an unnamed data set"
+NATURAL_SHAPE = 1.0  # of a gamma distribution: answers of conversations vary about as much as their mean
+NATURAL_MOST = 1024  # vLLM's benchmark leaves out longer ones
 Ints = NDArray[np.int64]
 
 
@@ -39,8 +43,9 @@ def traffic_of(point: Point, *, replicas: int = 1, seed: int = 0, most: int | No
     rng = np.random.default_rng(seed)
     n = request_count(point, load, replicas)
     n = n if most is None else min(n, most)
-    prompts = _lengths(point.isl, point.isl_range, load, n, rng)
-    outputs = _lengths(point.osl, point.osl_range, load, n, rng)
+    natural = any(NATURAL in note for note in point.notes)
+    prompts = _lengths(point.isl, point.isl_range, load, n, rng, natural=natural)
+    outputs = _lengths(point.osl, point.osl_range, load, n, rng, natural=natural)
     if load.kind == "static_batch":
         outputs = np.maximum(outputs, 2)  # a decode step needs a second token
     arrivals = _arrivals(load, n, replicas, rng)
@@ -78,9 +83,14 @@ def closed(traffic: Traffic) -> Workload:
     return replace(traffic.workload, arrival_ns=np.zeros_like(traffic.workload.arrival_ns), concurrency=traffic.cap)
 
 
-def _lengths(mean: float, bounds: tuple[float, float] | None, load: Load, n: int, rng: np.random.Generator) -> Ints:
+def _lengths(
+    mean: float, bounds: tuple[float, float] | None, load: Load, n: int, rng: np.random.Generator, *, natural: bool
+) -> Ints:
     if bounds:
         return rng.integers(round(bounds[0]), round(bounds[1]), size=n, endpoint=True)
+    if natural and round(mean) % 16:  # a multiple of 16 was asked for, not found
+        drawn = np.minimum(rng.gamma(NATURAL_SHAPE, mean / NATURAL_SHAPE, n), NATURAL_MOST)
+        return np.maximum(1, np.rint(drawn * (mean / drawn.mean()))).astype(np.int64)
     if load.kind in ("static_batch", "offline"):
         return np.full(n, max(1, round(mean)), dtype=np.int64)
     return np.maximum(1, np.rint(mean * (1 + JITTER * rng.uniform(-1, 1, n)))).astype(np.int64)

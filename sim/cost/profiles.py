@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.cost.deployment import Deployment, Frontend, Host
 from sim.cost.hardware import Gpu
@@ -25,32 +24,29 @@ from sim.errors import InputError, UnknownName
 from sim.serving.config import SchedulerConfig
 
 FOLDER = Path(__file__).with_name("engines")
-HOST_UNITS = {
-    "step_ms": 1e6,
-    "row_us": 1e3,
-    "graph_gap_us": 1e3,
-    "eager_launch_us": 1e3,
-    "request_ms": 1e6,
-    "request_gap_ms": 1e6,
-    "stream_token_us": 1e3,
-}
+HOST = ("step_ms", "row_us", "graph_gap_us", "eager_launch_us", "request_ms", "request_gap_ms", "stream_token_us")
 FACTORS = tuple(one.name for one in fields(Factors))
-PARAMETERS = (*HOST_UNITS, *FACTORS)
+PARAMETERS = (*HOST, *FACTORS)
+UNKNOWN_SD = 0.3  # where nobody measured a server
+ELSEWHERE = 1.5  # widening on a GPU that no measured server of the engine had
+TAIL = 1.5  # widening of a 90th or higher percentile
 
 
 @dataclass(frozen=True)
 class EngineProfile:
     """One engine (and version) as the simulator sees it.
 
-    `parameters` are by name, in the unit of the name, factors without; `log_sd` is each one's standard error as a
-    share, `residual_sd` by metric what no parameter explains, as a share: how far servers scatter around the fit.
+    `parameters` are by name, in the unit of the name, factors without. `fitted` names those that data moved, and
+    `covariance` is of their logarithms, [fitted, fitted]. `residual_sd` is by family of metrics (ttft, tpot, e2e,
+    throughput) what no parameter explains, as a share: how far servers scatter around the fit.
     """
 
     name: str
     engine: str
     versions: tuple[str, ...]
     parameters: Mapping[str, float]
-    log_sd: Mapping[str, float]
+    fitted: tuple[str, ...]
+    covariance: tuple[tuple[float, ...], ...]
     residual_sd: Mapping[str, float]
     scheduler: Mapping[str, Any]
     switches: Mapping[str, Any]
@@ -95,7 +91,23 @@ class EngineProfile:
 
     def times(self, gpu: str, *, source: KernelTimes | None = None) -> KernelTimes:
         """Kernel times of the GPU under this engine's factors."""
-        return Scaled(source or times_for(gpu), self.factors, self.name)
+        return self.scaled(source or times_for(gpu))
+
+    def scaled(self, source: KernelTimes, moved: Mapping[str, float] | None = None) -> KernelTimes:
+        """A source under this engine's factors, or under some that are already in it, moved by the given ratios."""
+        if moved is None:
+            return Scaled(source, self.factors, self.name)
+        return Scaled(source, Factors(**{name: moved[name] for name in FACTORS}), self.name)
+
+    def residual(self, figure: str, gpu: str) -> float:
+        """How far a figure of a server scatters around the fit, as a standard deviation of its logarithm.
+
+        Wider for a tail than for a mean, and for a GPU that no measured server of this engine had.
+        """
+        family = next((name for name in ("ttft", "tpot", "itl", "e2e") if figure.startswith(name)), "throughput")
+        sd = self.residual_sd.get({"itl": "tpot"}.get(family, family), UNKNOWN_SD)
+        tail = TAIL if re.search(r"_p9\d", figure) else 1.0
+        return sd * tail * (1.0 if gpu in self.provenance.get("gpus", ()) else ELSEWHERE)
 
     def config(self, gpu: Gpu, **known: Any) -> SchedulerConfig:
         """The scheduler as this version configures itself on the GPU; `known` settings win."""
@@ -112,13 +124,12 @@ class EngineProfile:
         return replace(deployment, host=self.host, frontend=self.frontend)
 
     def drawn(self, rng: np.random.Generator) -> "EngineProfile":
-        """The profile with every parameter drawn from how well it is known (log-normal)."""
-        z: NDArray[np.float64] = rng.standard_normal(len(PARAMETERS))
-        drawn = {
-            name: self.parameters[name] * float(np.exp(z[i] * self.log_sd.get(name, 0.0)))
-            for i, name in enumerate(PARAMETERS)
-        }
-        return replace(self, parameters=MappingProxyType(drawn))
+        """The profile with its fitted parameters drawn from how well they are known (log-normal)."""
+        if not self.fitted:
+            return self
+        moved = rng.multivariate_normal(np.zeros(len(self.fitted)), np.array(self.covariance), method="eigh")
+        drawn = {name: self.parameters[name] * float(np.exp(step)) for name, step in zip(self.fitted, moved)}
+        return replace(self, parameters={**self.parameters, **drawn})
 
 
 def profile_named(spec: str) -> EngineProfile:
@@ -155,12 +166,13 @@ def read_profile(path: Path) -> EngineProfile:
             name=path.stem,
             engine=str(facts["engine"]),
             versions=tuple(facts["versions"]),
-            parameters=MappingProxyType({k: float(v) for k, v in facts["parameters"].items()}),
-            log_sd=MappingProxyType({k: float(v) for k, v in facts["log_sd"].items()}),
-            residual_sd=MappingProxyType({k: float(v) for k, v in facts["residual_sd"].items()}),
-            scheduler=MappingProxyType(facts["scheduler"]),
-            switches=MappingProxyType(facts["switches"]),
-            provenance=MappingProxyType(facts["provenance"]),
+            parameters={k: float(v) for k, v in facts["parameters"].items()},
+            fitted=tuple(facts["fitted"]),
+            covariance=tuple(tuple(float(x) for x in row) for row in facts["covariance"]),
+            residual_sd={k: float(v) for k, v in facts["residual_sd"].items()},
+            scheduler=dict(facts["scheduler"]),
+            switches=dict(facts["switches"]),
+            provenance=dict(facts["provenance"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as cause:
         if isinstance(cause, InputError):

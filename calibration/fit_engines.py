@@ -1,0 +1,200 @@
+"""`python -m calibration fit-engines`: every engine profile from its priors and the public points.
+
+Writes `sim/cost/engines/<name>.json`, and `calibration/data/validation/held_out.json`: the log error of every figure
+under the estimate that never saw its configuration (GPU, model, TP), which validation quotes beside the error in
+sample.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.fit_serving import Fit, Floats, cases_of, fit_profile, held_out, run_cases
+from calibration.points import Point
+from calibration.validate_points import Case, Public
+from calibration.validate_run import wanted
+from sim.cost.profiles import FOLDER, PARAMETERS, EngineProfile
+from sim.errors import InputError
+from sim.study.pool import executor, run_all
+
+PRIORS = Path(__file__).parent / "data" / "engines" / "priors.toml"
+HELD_OUT = Path(__file__).parent / "data" / "validation" / "held_out.json"
+Q90 = 1.645
+FLOOR_SD = {"ttft": 0.1, "tpot": 0.03, "e2e": 0.03, "throughput": 0.03}
+UNSEEN_SD = {"ttft": 0.5, "tpot": 0.2, "e2e": 0.25, "throughput": 0.25}
+FAMILY = {"itl": "tpot", "decode": "tpot", "prefill": "ttft", "output": "throughput", "requests": "throughput"}
+Errors = dict[str, dict[str, float]]  # by point and metric
+
+
+def fit_engines(
+    public: Public,
+    *,
+    only: Sequence[str] = (),
+    workers: int = 1,
+    rounds: int = 4,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, dict[str, Any]], Errors]:
+    """The files of the profiles (all, or `only` some) and the held-out log errors of their figures."""
+    files: dict[str, dict[str, Any]] = {}
+    errors: Errors = {}
+    with executor(workers) as pool:
+        run = run_cases if pool is None else partial(_spread, pool, workers)
+        for name, table in read_priors().items():
+            if only and name not in only:
+                continue
+            start = prior_profile(name, table, files)
+            cases = cases_of(public.cases, name) if table["fit"] else []
+            if not cases:
+                files[name] = file_of(start, table, None, UNSEEN_SD, ())
+                continue
+            tell(f"{name}: {len(cases)} settings")
+            fit = fit_profile(cases, start, table["fit"], run=run, rounds=rounds, tell=tell)
+            out = held_out(fit, [configuration(case.point) for case in cases])
+            spread = residual_spread(fit, out, cases)
+            files[name] = file_of(fit.profile, table, fit, spread, cases)
+            errors |= errors_by_point(fit, out, cases)
+    return files, errors
+
+
+def write(files: Mapping[str, Mapping[str, Any]], errors: Errors) -> None:
+    """Write the profiles and the held-out errors where they ship; errors of profiles not fitted now are kept."""
+    for name, facts in files.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    HELD_OUT.parent.mkdir(parents=True, exist_ok=True)
+    known: Errors = json.loads(HELD_OUT.read_text(encoding="utf-8")) if HELD_OUT.exists() else {}
+    HELD_OUT.write_text(json.dumps({**known, **errors}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_priors(path: Path = PRIORS) -> dict[str, dict[str, Any]]:
+    """The table of each profile, `like` ones after those they are like. Raises InputError for a broken file."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as cause:
+        raise InputError(f"{path}: not readable as TOML ({cause})") from cause
+    default = tables.pop("default")
+    full = {name: {**default, **table} for name, table in tables.items()}
+    for name, table in full.items():
+        table["own"] = set(tables[name])
+    return full
+
+
+def prior_profile(name: str, table: Mapping[str, Any], fitted: Mapping[str, Mapping[str, Any]]) -> EngineProfile:
+    """The profile before any fit; what it does not set itself comes from the profile it is like."""
+    parameters = {key: float(table[key]) for key in PARAMETERS}
+    like = table.get("like")
+    if like:
+        source = fitted.get(like) or json.loads((FOLDER / f"{like}.json").read_text(encoding="utf-8"))
+        parameters |= {k: v for k, v in source["parameters"].items() if k not in table["own"]}
+    scheduler = {**table["scheduler"], **({"small_gpu": table["small_gpu"]} if "small_gpu" in table else {})}
+    return EngineProfile(
+        name=name,
+        engine=table["engine"],
+        versions=tuple(table["versions"]),
+        parameters=parameters,
+        fitted=(),
+        covariance=(),
+        residual_sd={},
+        scheduler=scheduler,
+        switches=table["switches"],
+        provenance={},
+    )
+
+
+def file_of(
+    profile: EngineProfile,
+    table: Mapping[str, Any],
+    fit: Fit | None,
+    spread: Mapping[str, float],
+    cases: Sequence[Case],
+) -> dict[str, Any]:
+    """The JSON of a profile, with where it comes from."""
+    sources = sorted({case.point.source.split("#")[0] for case in cases})
+    origin: dict[str, Any] = {
+        "sources": sources,
+        "settings": len(cases),
+        "gpus": sorted({str(case.point.gpu) for case in cases}),
+        "models": sorted({str(case.point.model) for case in cases}),
+        "command": "python -m calibration fit-engines",
+        "priors": "calibration/data/engines/priors.toml",
+    }
+    if table.get("like"):
+        origin["like"] = table["like"]
+    return {
+        "engine": profile.engine,
+        "versions": list(profile.versions),
+        "parameters": {key: float(f"{value:.4g}") for key, value in profile.parameters.items()},
+        "fitted": list(fit.names) if fit else [],
+        "covariance": [[float(f"{x:.3g}") for x in row] for row in fit.covariance] if fit else [],
+        "residual_sd": {key: round(value, 4) for key, value in spread.items()},
+        "scheduler": dict(profile.scheduler),
+        "switches": dict(profile.switches),
+        "provenance": origin,
+    }
+
+
+def configuration(point: Point) -> str:
+    """What is left out together: one model on one kind of GPU with one TP, of one source."""
+    return f"{point.source.split('#')[0][:40]} {point.gpu} {point.model} {point.weights_dtype} TP{point.tp}"
+
+
+def key_of(point: Point) -> str:
+    """A point's name in the file of held-out errors."""
+    load = f"{point.load.kind} {point.load.value:g}" if point.load else ""
+    file = point.source.rsplit("/", 1)[-1]
+    facts = (file, point.gpu, point.model, point.weights_dtype, point.tp, point.isl, point.osl, load)
+    return " | ".join(map(str, facts))
+
+
+def residual_spread(fit: Fit, out: Floats, cases: Sequence[Case]) -> dict[str, float]:
+    """By family, the standard deviation whose normal covers nine of ten held-out errors."""
+    found: dict[str, list[float]] = {}
+    for error, metric in zip(out, fit.residuals.metric):
+        kind = metric.split("_")[0]
+        found.setdefault(FAMILY.get(kind, kind), []).append(abs(float(error)))
+    for total in e2e_errors(fit, out, cases).values():
+        found.setdefault("e2e", []).append(abs(total))
+    spread = {family: float(np.quantile(errors, 0.9)) / Q90 for family, errors in found.items()}
+    rest = {k: max(v, *spread.values()) if spread else v for k, v in UNSEEN_SD.items() if k not in spread}
+    return {family: max(FLOOR_SD[family], sd) for family, sd in {**spread, **rest}.items()}
+
+
+def e2e_errors(fit: Fit, out: Floats, cases: Sequence[Case]) -> dict[int, float]:
+    """Held-out log error of mean E2E by case, composed of those of TTFT and TPOT in proportion to their time."""
+    parts: dict[int, dict[str, float]] = {}
+    for error, metric, i in zip(out, fit.residuals.metric, fit.residuals.case):
+        parts.setdefault(int(i), {})[metric] = float(error)
+    found = {}
+    for i, errors in parts.items():
+        measured = wanted(cases[i].point)
+        tpot = next((name for name in ("tpot_mean_ms", "itl_mean_ms") if name in errors), None)
+        if tpot and "ttft_mean_ms" in errors and "e2e_mean_ms" in measured:
+            first = measured["ttft_mean_ms"] * np.exp(errors["ttft_mean_ms"])
+            rest = (measured["e2e_mean_ms"] - measured["ttft_mean_ms"]) * np.exp(errors[tpot])
+            found[i] = float(np.log((first + rest) / measured["e2e_mean_ms"]))
+    return found
+
+
+def errors_by_point(fit: Fit, out: Floats, cases: Sequence[Case]) -> Errors:
+    """Held-out log errors by point and metric, E2E included."""
+    errors: Errors = {}
+    for error, metric, i in zip(out, fit.residuals.metric, fit.residuals.case):
+        errors.setdefault(key_of(cases[i].point), {})[metric] = round(float(error), 4)
+    for i, total in e2e_errors(fit, out, cases).items():
+        errors[key_of(cases[i].point)]["e2e_mean_ms"] = round(total, 4)
+    return errors
+
+
+def _spread(pool: Any, workers: int, tasks: Sequence[tuple[Case, EngineProfile]]) -> list[Mapping[str, float] | None]:
+    """`run_cases` over processes: interleaved, so that each gets its share of long ones."""
+    parts = [list(range(i, len(tasks), 4 * workers)) for i in range(4 * workers)]
+    answers = run_all(pool, [("fit", (run_cases, ([tasks[i] for i in part],))) for part in parts], lambda _: None)
+    found: list[Mapping[str, float] | None] = [None] * len(tasks)
+    for part, answer in zip(parts, answers):
+        for i, one in zip(part, answer):
+            found[i] = one
+    return found
