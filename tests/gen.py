@@ -105,16 +105,20 @@ def gated_plans(draw: st.DrawFn, model: ModelShape) -> SkipPlan:
     )
 
 
-def strategy_plans(model: ModelShape) -> st.SearchStrategy[SkipPlan]:
-    """One strategy with arguments that suit the model."""
-    drafts = st.builds(
+def draft_plans(model: ModelShape) -> st.SearchStrategy[SkipPlan]:
+    """A dense plan that drafts and verifies."""
+    return st.builds(
         self_speculative,
         st.just(model),
         exit_layer=st.integers(1, model.layers - 1),
         tokens=st.integers(1, 8),
         acceptance=st.floats(0, 1),
     )
-    return depth_plans(model) | kv_plans(model) | gated_plans(model) | drafts
+
+
+def strategy_plans(model: ModelShape) -> st.SearchStrategy[SkipPlan]:
+    """One strategy with arguments that suit the model."""
+    return depth_plans(model) | kv_plans(model) | gated_plans(model) | draft_plans(model)
 
 
 @st.composite

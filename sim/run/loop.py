@@ -13,10 +13,11 @@ from sim.run.replica import (
     STUCK,
     Replica,
     admit_arrivals,
+    book_step,
     finish_step,
     seen_ns,
 )
-from sim.run.steady import ROWS, STEADY, Flow, enter, leave, price_rows_and_sums, schedule_steady, turn
+from sim.run.steady import ROWS, STEADY, Flow, enter, leave, price_rows_and_sums, schedule_steady, take_in, turn
 from sim.serving.columns import HEAD, N_FRONT, NOBODY, TAIL
 from sim.serving.scheduler import schedule
 
@@ -31,9 +32,12 @@ def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
         if clock[STEP_END] != NOBODY:
             if clock[STEP_END] > until_ns:
                 return REACHED
-            finish_step(replica, flow.scalars[ROWS])
+            book_step(replica, flow.scalars[ROWS])
             if flow.scalars[STEADY]:
                 turn(replica, flow)
+            finish_step(replica)
+            if flow.scalars[STEADY]:
+                take_in(replica, flow)
         admit_arrivals(replica)
         if clock[LOGGED] == LOG_ROWS or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
             return FULL

@@ -13,6 +13,7 @@ from sim.cost.price import price_step
 from sim.cost.tables import PARTS, PROMPT, SAMPLED, SINGLE, Scratch, Tables
 from sim.cost.tally import tally
 from sim.serving.columns import (
+    EVICTABLE,
     FREE,
     HEAD,
     N_FRONT,
@@ -51,7 +52,8 @@ REACHED, IDLE, FULL, STUCK = range(4)
 (L_START, L_NS, L_PROMPT, L_DECODE, L_REGULAR, L_GAP, L_RUNNING, L_WAITING, L_USED, L_PARTS) = range(10)
 LOG_COLUMNS = L_PARTS + PARTS
 LOG_ROWS = 8192
-FAR = 2**62
+FAR = 2**62  # arrival of a closed loop's request that no client has sent yet
+FOREVER = 2**63 - 1
 
 
 class Replica(NamedTuple):
@@ -96,7 +98,7 @@ def release_client(replica: Replica, now_ns: int) -> None:
 
 
 def begin_step(replica: Replica) -> bool:
-    """Whether an iteration was scheduled and priced; it is pending until `finish_step`."""
+    """Whether an iteration was scheduled and priced; it is pending until it is booked and finished."""
     if schedule(replica.asked, replica.state, replica.knobs) == 0:
         return False
     tally(replica.asked, replica.state, replica.tables, replica.scratch)
@@ -106,15 +108,19 @@ def begin_step(replica: Replica) -> bool:
     return True
 
 
-def finish_step(replica: Replica, steady: int) -> None:
-    """Book the pending iteration: tokens, times, gaps, log; the clock moves to its end.
+def book_step(replica: Replica, steady: int) -> None:
+    """Note what the pending iteration yields: tokens of each row, when they are delivered, gaps, its line in the log.
 
     `steady` more requests decoded one token each without a row of their own (`sim.run.steady`).
     """
-    clock = replica.clock
     emit(replica)
     deliver(replica, steady)
     log_step(replica, note_gaps(replica) + steady)
+
+
+def finish_step(replica: Replica) -> None:
+    """Complete the booked iteration; the clock moves to its end."""
+    clock = replica.clock
     finished = complete(
         replica.asked,
         replica.state,
@@ -185,7 +191,7 @@ def log_step(replica: Replica, regular: int) -> None:
     line[L_GAP] = clock[DELIVERED] - clock[BEFORE]
     line[L_RUNNING] = counts[N_RUNNING]
     line[L_WAITING] = counts[TAIL] - counts[HEAD] + counts[N_FRONT]
-    line[L_USED] = replica.knobs.total_units - counts[FREE]
+    line[L_USED] = replica.knobs.total_units - counts[FREE] - counts[EVICTABLE] * replica.knobs.hash_units
     for part in range(PARTS):
         line[L_PARTS + part] = replica.scratch.parts_ns[part]
     clock[LOGGED] += 1

@@ -78,7 +78,7 @@ class Result:
 
     @cached_property
     def iterations(self) -> pl.DataFrame:
-        """One row per iteration: when, what it held, memory and queue as it ended, and where its time went (ns)."""
+        """One row per iteration: when, what it held, who ran and waited, memory in use, where its time went (ns)."""
         log = self.log
         prompt, decode = log[:, L_PROMPT] > 0, log[:, L_DECODE] > 0
         kind = np.where(prompt & decode, 2, np.where(decode, 1, 0))
@@ -98,8 +98,10 @@ class Result:
     @property
     def makespan_s(self) -> float:
         """Seconds from the first arrival to the last token."""
-        last = int(self.state.last_token_ns.max(initial=0))
-        return max(last, int(self.log[-1, L_START] + self.log[-1, L_NS])) / 1e9 if len(self.log) else 0.0
+        if not len(self.log):
+            return 0.0
+        last = max(int(self.state.last_token_ns.max()), int(self.log[-1, L_START] + self.log[-1, L_NS]))
+        return (last - int(self.asked.arrival_ns[0])) / 1e9
 
     @cached_property
     def work(self) -> dict[str, float]:

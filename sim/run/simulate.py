@@ -19,6 +19,7 @@ from sim.run.replica import (
     CLOCKS,
     CONCURRENCY,
     FAR,
+    FOREVER,
     FULL,
     GAPS,
     LOG_COLUMNS,
@@ -28,16 +29,16 @@ from sim.run.replica import (
     NOW,
     RELEASED,
     STEP_END,
-    STUCK,
     Replica,
     admit_arrivals,
     begin_step,
+    book_step,
     finish_step,
     seen_ns,
 )
 from sim.run.result import Result
 from sim.run.steady import flow_for
-from sim.serving.columns import N_DONE, NOBODY, Asked, Ints, asked_of, state_of
+from sim.serving.columns import DONE, N_DONE, NOBODY, REFUSED, Asked, Ints, asked_of, state_of
 from sim.serving.config import Knobs, SchedulerConfig, knobs_of
 from sim.serving.memory import most_units
 from sim.workload.workload import Workload
@@ -75,6 +76,8 @@ class Simulation:
         env.process(_stepwise(env, replica, log) if stepwise else _compiled(env, replica, log))
         env.run()
         log.drain()
+        if not np.isin(replica.state.status, (DONE, REFUSED)).all():
+            raise CapacityError("the scheduler made no progress: a waiting request fits nowhere")
         return Result(
             workload=self.workload,
             deployment=self.deployment,
@@ -179,8 +182,9 @@ def _asked(work: Workload, *, caching: bool) -> Asked:
     arrival_ns = work.arrival_ns.copy()
     if work.concurrency:
         arrival_ns[work.concurrency :] = FAR
-    if caching:
-        return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens, work.hash_ids, work.hash_offsets)
+    if caching and work.hash_ids is not None:
+        dense = np.unique(work.hash_ids, return_inverse=True)[1]  # the state has a place for every id up to the largest
+        return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens, dense, work.hash_offsets)
     return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens)
 
 
@@ -190,11 +194,9 @@ def _compiled(env: simpy.Environment, replica: Replica, log: Log) -> Generator[s
     knobs, requests = replica.knobs, replica.asked.arrival_ns.size
     flow = flow_for(replica.tables, replica.live_units, requests, knobs.max_num_seqs, knobs.block_tokens)
     while True:
-        why = advance(replica, flow, FAR)
+        why = advance(replica, flow, FOREVER)
         if replica.clock[NOW] > env.now:
             yield env.timeout(int(replica.clock[NOW]) - env.now)
-        if why == STUCK:
-            raise CapacityError("the scheduler made no progress: a waiting request fits nowhere")
         if why != FULL:
             return
         log.drain()
@@ -208,7 +210,8 @@ def _stepwise(env: simpy.Environment, replica: Replica, log: Log) -> Generator[s
         admit_arrivals(replica)
         if begin_step(replica):
             yield env.timeout(int(clock[STEP_END]) - env.now)
-            finish_step(replica, 0)
+            book_step(replica, 0)
+            finish_step(replica)
             log.drain()
         elif clock[NEXT] < arrival_ns.size:
             yield env.timeout(int(seen_ns(replica, clock[NEXT])) - env.now)

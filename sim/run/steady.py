@@ -5,7 +5,7 @@ row class or its caches change, the FFN gate opens. So such requests leave the r
 (how many, their contexts, the blocks they will need) and in a calendar of what happens to whom after which iteration;
 an iteration then costs as much as what changes in it. Rows are scheduled, priced and booked as ever, by the same
 functions. Where the sums cannot say what the scheduler would do (memory or budget too short for all that run), every
-request gets its columns back and the plain loop takes the step. The two agree bit for bit (INV-13).
+request gets its columns back and the plain loop takes the step. The two agree bit for bit (INV-37).
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ RING = 1024
 NEVER = 2**60
 
 # scalars of the flow
-(STEADY, STEP, ROWS, YOUNGEST, N_READING, TRIED, N_DUE) = range(7)
-SCALARS = 7
+(STEADY, STEP, ROWS, YOUNGEST, N_READING, N_DUE) = range(6)
+SCALARS = 6
 
 
 class Flow(NamedTuple):
@@ -100,21 +100,26 @@ def enter(replica: Replica, flow: Flow) -> bool:
     knobs = replica.knobs
     if knobs.policy != CHUNKED or knobs.draft_tokens > 0 or knobs.reserve_output:  # reserved blocks do not grow
         return False
-    for i in range(state.counts[N_RUNNING]):
-        request = state.running[i]
-        late = state.last_token_ns[request] != replica.clock[DELIVERED]
-        if late and not is_prefill(replica.asked, state, request):
-            return False
     flow.scalars[:] = 0
     flow.scalars[STEADY] = 1
     for i in range(state.counts[N_RUNNING]):
         request = state.running[i]
-        if is_prefill(replica.asked, state, request):
+        if just_decodes(replica, request):
+            join(replica, flow, request)
+        else:
             flow.reading[flow.scalars[N_READING]] = request
             flow.scalars[N_READING] += 1
-        else:
-            join(replica, flow, request)
     return True
+
+
+def just_decodes(replica: Replica, request: int) -> bool:
+    """Whether the request yields a token with every iteration, the last one included.
+
+    One that was recomputed up to its newest token, or found no budget, has a longer gap behind it: it needs a row.
+    """
+    if is_prefill(replica.asked, replica.state, request):
+        return False
+    return replica.state.last_token_ns[request] == replica.clock[DELIVERED]
 
 
 def leave(replica: Replica, flow: Flow) -> None:
@@ -252,7 +257,10 @@ def price_rows_and_sums(replica: Replica, flow: Flow) -> None:
 
 
 def turn(replica: Replica, flow: Flow) -> None:
-    """After an iteration: move the sums by one token, do what is due today, take in who starts to decode."""
+    """Move the sums by the iteration's token and do what is due today.
+
+    Who ends here was admitted before every row that ends in the same iteration, and so gives back its prefix first.
+    """
     state, scalars = replica.state, flow.scalars
     collect_due(state.admitted, flow)
     scalars[STEP] += 1
@@ -260,16 +268,20 @@ def turn(replica: Replica, flow: Flow) -> None:
         flow.class_context[u] += flow.class_rows[u]
     for i in range(scalars[N_DUE]):
         settle(replica, flow, flow.due[i])
-    keep = 0
+
+
+def take_in(replica: Replica, flow: Flow) -> None:
+    """Move the rows that decode from now on into the sums."""
+    state, scalars, keep = replica.state, flow.scalars, 0
     for i in range(scalars[N_READING]):
         request = flow.reading[i]
         if state.status[request] != RUNNING:
             continue
-        if is_prefill(replica.asked, state, request):
+        if just_decodes(replica, request):
+            join(replica, flow, request)
+        else:
             flow.reading[keep] = request
             keep += 1
-        else:
-            join(replica, flow, request)
     scalars[N_READING] = keep
 
 
