@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 2 · What a step costs
 #
-# The simulator prices a step kernel by kernel: matrix products, attention, what moves memory, all-reduces, and the host's
-# work around them. Kernel times are fits of public measurements; where there are none, a roofline stands in. This
-# notebook looks at both, at how good the fits are on shapes they never saw, and at the price of a whole step.
+# The simulator prices a step kernel by kernel: matrix products, attention, what moves memory, all-reduces, and the
+# host's work around them. Kernel times are fits of public measurements; where there are none, a roofline stands in.
+# This notebook looks at both, at how good the fits are on shapes they never saw, and at the price of a whole step.
 
 # %%
 import numpy as np
@@ -97,7 +97,8 @@ figure
 for name, (x, y) in points.items():
     share = y / np.minimum(x * gpu.bandwidth_bytes_per_s, gpu.flops("bf16"))
     assert share.max() <= 1.0, (name, share.max())
-    print(f"{name:>12}: {share[0]:.0%} of the bandwidth at one row, {y[-1] / gpu.flops('bf16'):.0%} of the FLOP/s at 4,096")
+    peak = y[-1] / gpu.flops("bf16")
+    print(f"{name:>12}: {share[0]:.0%} of the bandwidth at one row, {peak:.0%} of the FLOP/s at 4,096")
     assert share[0] >= 0.6 or name in ("QKV", "output"), name
 
 # %% [markdown]
@@ -154,9 +155,9 @@ steps = pl.DataFrame(steps)
 steps
 
 # %% [markdown]
-# **Claim: 256 sequences take less than three times as long as one, so a token becomes about a hundred times cheaper; the
-# share of the weights falls with the batch and the share of the KV cache rises.** That is why a strategy that saves
-# weights is worth less on a busy server than on an idle one.
+# **Claim: 256 sequences take less than three times as long as one, so a token becomes about a hundred times cheaper;
+# the share of the weights falls with the batch and the share of the KV cache rises.** That is why a strategy that
+# saves weights is worth less on a busy server than on an idle one.
 
 # %%
 assert steps["step ms"][-1] < 3 * steps["step ms"][0]

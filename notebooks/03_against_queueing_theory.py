@@ -61,7 +61,8 @@ found = {rho: waits(Fixed(512), Fixed(1), Poisson(rho / S)) for rho in loads}
 theory = {rho: rho * S / (2 * (1 - rho)) for rho in loads}
 for rho in loads:
     error = found[rho].std(ddof=1) / np.sqrt(len(SEEDS))
-    print(f"ρ = {rho}: {found[rho].mean() * 1e3:7.3f} ± {error * 1e3:.3f} ms simulated, {theory[rho] * 1e3:7.3f} ms in theory")
+    mean = f"{found[rho].mean() * 1e3:6.2f} ± {error * 1e3:.2f} ms simulated"
+    print(f"ρ = {rho}: {mean}, {theory[rho] * 1e3:6.2f} ms in theory")
 
 # %% [markdown]
 # **Claim: the simulated wait is the one of M/D/1 at every load.**

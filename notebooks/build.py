@@ -10,18 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-HOME = Path(__file__).resolve().parent
-for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ.setdefault(_name, "1")
-os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
-os.environ.setdefault("IPYTHONDIR", tempfile.mkdtemp(prefix="elide-ipython-"))  # nobody's history and start-up files
-os.environ.setdefault("PYTHONPATH", str(HOME.parent))
-os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # figures as data: small, and drawn offline by the viewer
-
 import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+HOME = Path(__file__).resolve().parent
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+QUIET = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}  # no progress bars in outputs
 
 
 def sources(names: Sequence[str] = ()) -> list[Path]:
@@ -45,16 +41,18 @@ def cells_of(source: Path) -> NotebookNode:
 
 
 def executed(source: Path, *, timeout_s: int = 300) -> NotebookNode:
-    """The notebook with its outputs; raises nbclient's CellExecutionError at the first cell that fails."""
+    """The notebook with its outputs; raises nbclient's CellExecutionError at the first cell that fails.
+
+    It runs in an empty folder and with an empty IPython profile: nobody's files, history or start-up code take part.
+    """
     notebook = cells_of(source)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook, timeout=timeout_s, record_timing=False, resources={"metadata": {"path": folder}}
-        )
-        client.execute()
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("metadata", {}).pop("execution", None)
+        work = Path(folder, "work")
+        work.mkdir()
+        home = {"IPYTHONDIR": f"{folder}/ipython", "PYTHONPATH": str(HOME.parent)}
+        resources = {"metadata": {"path": str(work)}}
+        client = NotebookClient(notebook, timeout=timeout_s, record_timing=False, resources=resources)
+        client.execute(env=os.environ | ONE_THREAD | QUIET | home)
     return notebook
 
 
