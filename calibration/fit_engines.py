@@ -1,34 +1,33 @@
 """`python -m calibration fit-engines`: every engine profile from its priors and the public points.
 
-Writes `sim/cost/engines/<name>.json`, and `calibration/data/validation/held_out.json`: the log error of every figure
-under the estimate that never saw its configuration (GPU, model, TP), which validation quotes beside the error in
-sample.
+Writes `sim/cost/engines/<name>.json`, and `calibration/data/validation/held_out.json`: of every figure the log error
+under the estimate that never saw its configuration (GPU, model, TP), and the variance of its draws. Validation quotes
+the first beside the error in sample and judges intervals by both.
 """
 
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration.engines import setting_of
 from calibration.fit_serving import Fit, Floats, cases_of, fit_profile, held_out, run_cases
 from calibration.points import Point
+from calibration.validate_intervals import Held, family_of, remainder, spreads, variance
 from calibration.validate_points import Case, Public
-from calibration.validate_run import wanted
+from calibration.validate_run import predict, wanted
 from sim.cost.profiles import FOLDER, PARAMETERS, EngineProfile
 from sim.errors import InputError
 from sim.study.pool import executor, run_all
 
 PRIORS = Path(__file__).parent / "data" / "engines" / "priors.toml"
 HELD_OUT = Path(__file__).parent / "data" / "validation" / "held_out.json"
-Q90 = 1.645
-FLOOR_SD = {"ttft": 0.1, "tpot": 0.03, "e2e": 0.03, "throughput": 0.03}
 UNSEEN_SD = {"ttft": 0.5, "tpot": 0.2, "e2e": 0.25, "throughput": 0.25}
-FAMILY = {"itl": "tpot", "decode": "tpot", "prefill": "ttft", "output": "throughput", "requests": "throughput"}
-Errors = dict[str, dict[str, float]]  # by point and metric
 
 
 def fit_engines(
@@ -38,10 +37,10 @@ def fit_engines(
     workers: int = 1,
     rounds: int = 4,
     tell: Callable[[str], None] = lambda _: None,
-) -> tuple[dict[str, dict[str, Any]], Errors]:
-    """The files of the profiles (all, or `only` some) and the held-out log errors of their figures."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Held]]]:
+    """The files of the profiles (all, or `only` some) and the held-out errors of their figures."""
     files: dict[str, dict[str, Any]] = {}
-    errors: Errors = {}
+    held: dict[str, dict[str, Held]] = {}
     with executor(workers) as pool:
         run = run_cases if pool is None else partial(_spread, pool, workers)
         for name, table in read_priors().items():
@@ -55,19 +54,28 @@ def fit_engines(
             tell(f"{name}: {len(cases)} settings")
             fit = fit_profile(cases, start, table["fit"], run=run, rounds=rounds, tell=tell)
             out = held_out(fit, [configuration(case.point) for case in cases])
-            spread = residual_spread(fit, out, cases)
-            files[name] = file_of(fit.profile, table, fit, spread, cases)
-            errors |= errors_by_point(fit, out, cases)
-    return files, errors
+            known = replace(fit.profile, fitted=fit.names, covariance=tuple(map(tuple, fit.covariance.tolist())))
+            held |= held_figures(fit, known, cases, out)
+            own = [one for by_metric in held.values() for one in by_metric.values() if one.profile == name]
+            spread = {family: remainder(own, family) for family in UNSEEN_SD}
+            files[name] = file_of(known, table, fit, spread, cases)
+    return files, held
 
 
-def write(files: Mapping[str, Mapping[str, Any]], errors: Errors) -> None:
+def write(files: Mapping[str, Mapping[str, Any]], held: Mapping[str, Mapping[str, Held]]) -> None:
     """Write the profiles and the held-out errors where they ship; errors of profiles not fitted now are kept."""
     for name, facts in files.items():
         (FOLDER / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     HELD_OUT.parent.mkdir(parents=True, exist_ok=True)
-    known: Errors = json.loads(HELD_OUT.read_text(encoding="utf-8")) if HELD_OUT.exists() else {}
-    HELD_OUT.write_text(json.dumps({**known, **errors}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    all_of_them = {**read_held_out(), **held}
+    lines = [f"{json.dumps(point)}: {_one_line(by_metric)}" for point, by_metric in sorted(all_of_them.items())]
+    HELD_OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _one_line(by_metric: Mapping[str, Held]) -> str:
+    facts = next(iter(by_metric.values()))
+    figures = {metric: [round(one.error, 4), round(one.variance, 6)] for metric, one in by_metric.items()}
+    return json.dumps([[facts.profile, facts.configuration], figures])
 
 
 def read_priors(path: Path = PRIORS) -> dict[str, dict[str, Any]]:
@@ -150,43 +158,50 @@ def key_of(point: Point) -> str:
     return " | ".join(map(str, facts))
 
 
-def residual_spread(fit: Fit, out: Floats, cases: Sequence[Case]) -> dict[str, float]:
-    """By family, the standard deviation whose normal covers nine of ten held-out errors."""
-    found: dict[str, list[float]] = {}
-    for error, metric in zip(out, fit.residuals.metric):
-        kind = metric.split("_")[0]
-        found.setdefault(FAMILY.get(kind, kind), []).append(abs(float(error)))
-    for total in e2e_errors(fit, out, cases).values():
-        found.setdefault("e2e", []).append(abs(total))
-    spread = {family: float(np.quantile(errors, 0.9)) / Q90 for family, errors in found.items()}
-    rest = {k: max(v, *spread.values()) if spread else v for k, v in UNSEEN_SD.items() if k not in spread}
-    return {family: max(FLOOR_SD[family], sd) for family, sd in {**spread, **rest}.items()}
-
-
-def e2e_errors(fit: Fit, out: Floats, cases: Sequence[Case]) -> dict[int, float]:
-    """Held-out log error of mean E2E by case, composed of those of TTFT and TPOT in proportion to their time."""
-    parts: dict[int, dict[str, float]] = {}
+def held_figures(fit: Fit, profile: EngineProfile, cases: Sequence[Case], out: Floats) -> dict[str, dict[str, Held]]:
+    """Every figure's held-out error by point and metric, with the variance of its draws under the fitted profile."""
+    errors: dict[int, dict[str, float]] = {}
     for error, metric, i in zip(out, fit.residuals.metric, fit.residuals.case):
-        parts.setdefault(int(i), {})[metric] = float(error)
+        errors.setdefault(int(i), {})[metric] = float(error)
+    for i, total in e2e_errors(errors, cases).items():
+        errors[i]["e2e_mean_ms"] = total
+    found: dict[str, dict[str, Held]] = {}
+    for i, by_metric in errors.items():
+        point = cases[i].point
+        prediction = predict(point, profile, workload=cases[i].workload)
+        drawn = spreads(point, prediction, profile, setting_of(point, profile).replicas)
+        found[key_of(point)] = {
+            metric: Held(profile.name, configuration(point), family_of(metric), error, variance(drawn[metric]))
+            for metric, error in by_metric.items()
+        }
+    return found
+
+
+def e2e_errors(errors: Mapping[int, Mapping[str, float]], cases: Sequence[Case]) -> dict[int, float]:
+    """Log error of mean E2E by case, composed of those of TTFT and TPOT in proportion to their time."""
     found = {}
-    for i, errors in parts.items():
+    for i, by_metric in errors.items():
         measured = wanted(cases[i].point)
-        tpot = next((name for name in ("tpot_mean_ms", "itl_mean_ms") if name in errors), None)
-        if tpot and "ttft_mean_ms" in errors and "e2e_mean_ms" in measured:
-            first = measured["ttft_mean_ms"] * np.exp(errors["ttft_mean_ms"])
-            rest = (measured["e2e_mean_ms"] - measured["ttft_mean_ms"]) * np.exp(errors[tpot])
+        tpot = next((name for name in ("tpot_mean_ms", "itl_mean_ms") if name in by_metric), None)
+        if tpot and "ttft_mean_ms" in by_metric and "e2e_mean_ms" in measured:
+            first = measured["ttft_mean_ms"] * np.exp(by_metric["ttft_mean_ms"])
+            rest = (measured["e2e_mean_ms"] - measured["ttft_mean_ms"]) * np.exp(by_metric[tpot])
             found[i] = float(np.log((first + rest) / measured["e2e_mean_ms"]))
     return found
 
 
-def errors_by_point(fit: Fit, out: Floats, cases: Sequence[Case]) -> Errors:
-    """Held-out log errors by point and metric, E2E included."""
-    errors: Errors = {}
-    for error, metric, i in zip(out, fit.residuals.metric, fit.residuals.case):
-        errors.setdefault(key_of(cases[i].point), {})[metric] = round(float(error), 4)
-    for i, total in e2e_errors(fit, out, cases).items():
-        errors[key_of(cases[i].point)]["e2e_mean_ms"] = round(total, 4)
-    return errors
+def read_held_out(path: Path = HELD_OUT) -> dict[str, dict[str, Held]]:
+    """Held-out errors by point and metric; none where no fit has been run."""
+    if not path.exists():
+        return {}
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        point: {
+            metric: Held(profile, configuration, family_of(metric), error, spread)
+            for metric, (error, spread) in by_metric.items()
+        }
+        for point, ((profile, configuration), by_metric) in table.items()
+    }
 
 
 def _spread(pool: Any, workers: int, tasks: Sequence[tuple[Case, EngineProfile]]) -> list[Mapping[str, float] | None]:

@@ -3,8 +3,8 @@
 A closed loop counts every request it sent, the first wave included, whose prompts all arrive at once: with ten
 requests per slot that wave makes up much of a mean TTFT. Requests of one length never stay in step on a real server,
 so lengths that a source calls fixed are drawn within `JITTER` of it. Averages of a data set's own lengths are not
-fixed: such prompts and answers are drawn as widely as conversations are. A client that caps its requests in flight turns
-an open loop beyond capacity into a closed one.
+fixed: such prompts and answers are drawn as widely as conversations are. A client that caps its requests in flight
+turns an open loop beyond capacity into a closed one.
 """
 
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ STATIC = {"prefill": "ttft", "decode_step": "tpot"}  # a static batch is prefill
 class Prediction:
     """Metrics of a point as simulated, all GPUs together, and what else the run tells.
 
-    `parts` are shares of busy time by part of a step; `outside` the share priced outside the measured domain.
+    `simulation` is the run of one replica; `parts` are shares of busy time by part of a step, `outside` the share
+    priced outside the measured domain.
     """
 
+    simulation: Simulation
     metrics: Mapping[str, float]
     requests_per_s: float
     parts: Mapping[str, float]
@@ -46,19 +48,33 @@ def predict(
     Raises InputError for a point that states too little, CapacityError where the weights do not fit.
     """
     setting = setting_of(point, profile)
-    if workload is None:
-        traffic = traffic_of(point, replicas=setting.replicas, seed=seed, most=most)
-        result = simulated(setting, traffic.workload)
-        if traffic.cap and in_flight(result) > traffic.cap:
-            result = simulated(setting, closed(traffic))
-    else:
-        result = simulated(setting, workload)
+    simulation, result = run_point(point, setting, seed=seed, most=most, workload=workload)
     return Prediction(
+        simulation=simulation,
         metrics=metrics_of(result, tuple(wanted(point)), setting.replicas),
         requests_per_s=result.makespan_s and len(result.requests) / result.makespan_s * setting.replicas,
         parts=parts_of(result),
         outside=float(result.work["outside_ns"]) / max(1.0, float(result.iterations["duration_ns"].sum())),
     )
+
+
+def run_point(
+    point: Point, setting: Setting, *, seed: int = 0, most: int | None = None, workload: Workload | None = None
+) -> tuple[Simulation, Result]:
+    """The simulation of one replica under the point's traffic, and what came out.
+
+    Where an open loop overruns the client's cap of requests in flight, it is the closed loop that the client ran.
+    """
+    if workload is not None:
+        simulation = simulation_of(setting, workload)
+        return simulation, simulation.run()
+    traffic = traffic_of(point, replicas=setting.replicas, seed=seed, most=most)
+    simulation = simulation_of(setting, traffic.workload)
+    result = simulation.run()
+    if traffic.cap and in_flight(result) > traffic.cap:
+        simulation = simulation_of(setting, closed(traffic))
+        result = simulation.run()
+    return simulation, result
 
 
 def wanted(point: Point) -> dict[str, float]:
@@ -70,8 +86,8 @@ def wanted(point: Point) -> dict[str, float]:
     return measured
 
 
-def simulated(setting: Setting, workload: Workload) -> Result:
-    """One run on one replica of the setting."""
+def simulation_of(setting: Setting, workload: Workload) -> Simulation:
+    """One replica of the setting under a workload; its context is no longer than the longest request."""
     longest = int((workload.prompt_tokens + workload.output_tokens).max()) + SLACK_TOKENS
     return Simulation(
         workload,
@@ -80,7 +96,7 @@ def simulated(setting: Setting, workload: Workload) -> Result:
         setting.config,
         times=setting.times,
         max_context=longest,
-    ).run()
+    )
 
 
 def in_flight(result: Result) -> int:
@@ -118,12 +134,6 @@ def parts_of(result: Result) -> dict[str, float]:
     names = [name for name in frame.columns if name.endswith("_ns") and name not in ("start_ns", "duration_ns")]
     total = max(1.0, float(frame["duration_ns"].sum()))
     return {name.removesuffix("_ns"): float(frame[name].sum()) / total for name in names}
-
-
-def with_profile(point: Point, **parameters: float) -> EngineProfile:
-    """The point's profile with some parameters replaced."""
-    base = setting_of(point).profile
-    return replace(base, parameters={**base.parameters, **parameters})
 
 
 def _statistic(values: NDArray[np.float64], statistic: str) -> float:
