@@ -183,6 +183,7 @@ def scheduler_configs(draw: st.DrawFn, *, policies: tuple[str, ...] = get_args(P
         block_tokens=draw(st.sampled_from((1, 2, 4))),
         prefix_caching=draw(st.booleans()),
         watermark=draw(st.just(0.0) | st.floats(0, 0.5)),
+        reserve_output=draw(st.sampled_from((False, False, True))),
     )
 
 

@@ -8,6 +8,7 @@ from sim.serving.columns import (
     LRU_FIRST,
     LRU_LAST,
     N_FRONT,
+    N_PREEMPTED,
     N_RESIDENT,
     N_ROWS,
     N_RUNNING,
@@ -90,7 +91,12 @@ def check_rows(asked: Asked, state: State, knobs: Knobs) -> None:
 def check_policy(
     state: State, knobs: Knobs, request: np.ndarray, left: np.ndarray, tokens: np.ndarray, decodes: np.ndarray
 ) -> None:
-    """INV-17 equal age in static batches; INV-18 whole prompts, never beside decodes, where prefills come first."""
+    """INV-17: static batches are of equal age, and nobody is preempted who reserved all his memory.
+
+    INV-18: where prefills come first, prompts are whole and never run beside decodes.
+    """
+    if knobs.policy == STATIC or knobs.reserve_output:
+        assert state.counts[N_PREEMPTED] == 0
     if knobs.policy in (STATIC, PREFILL_FIRST):
         assert decodes.all() or not decodes.any()
     if knobs.policy == STATIC and knobs.draft_tokens == 0 and decodes.any():
