@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging
 
-from engine.bench import Bench, rows_of, table_of
+from engine.bench import Bench, roofline_of, roofline_table, rows_of, table_of
 from engine.llm import LLM
 from engine.loading import DTYPES
 from engine.sampler import SamplingParams
@@ -75,6 +75,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-num-seqs", type=int, default=64)
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048)
     parser.add_argument("--kv-blocks", type=int, help="KV memory in blocks of all caches (default: what fits)")
+    parser.add_argument("--agreement", type=float, default=0.0, help="share of tokens to compare with a dense run")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -92,6 +93,7 @@ def _generate(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         scheduler=_scheduler(options),
         kv_blocks=options.kv_blocks,
+        agreement=options.agreement,
     )
     params = SamplingParams(
         max_tokens=options.max_tokens,
@@ -144,12 +146,25 @@ def _bench(options: argparse.Namespace) -> None:
         scheduler=_scheduler(options),
         kv_blocks=options.kv_blocks,
         transformers=not options.no_transformers,
+        agreement=options.agreement,
     )
-    rows = rows_of(bench, note=lambda text: print(f"note: {text}", file=sys.stderr))
+
+    def note(text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
+    rows, kernels = rows_of(bench, note=note), []
+    try:
+        kernels = roofline_of(bench)
+    except InputError as error:
+        note(str(error))
     if options.json:
-        print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
-    else:
-        Console(width=None if sys.stdout.isatty() else WIDTH).print(table_of(bench, rows))
+        about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        print(json.dumps(about | {"rows": rows, "kernels": kernels}))
+        return
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table_of(bench, rows))
+    if kernels:
+        console.print(roofline_table(kernels))
 
 
 def _tiny(options: argparse.Namespace) -> None:

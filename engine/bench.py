@@ -8,16 +8,25 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
+from engine.bench_peers import peers_of
+from engine.config import read_config
 from engine.llm import LLM
+from engine.loading import device_named, dtype_named
+from engine.roofline import shares
 from engine.sampler import SamplingParams
 from sim.errors import InputError, PlanError
 from sim.serving.config import SchedulerConfig
 
 Row = dict[str, Any]
+SHARES = (
+    "decode_skip_nominal",
+    "skip_requested",
+    "weight_bytes_skip_realised",
+    "kv_read_skip_realised",
+    "agreement_top1",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class Bench:
     scheduler: SchedulerConfig
     kv_blocks: int | None
     transformers: bool
+    agreement: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("prompts", "prompt_tokens", "max_tokens", "repeats"):
@@ -56,7 +66,7 @@ def rows_of(bench: Bench, *, note: Callable[[str], None]) -> list[Row]:
         except PlanError as error:
             note(f"{strategy} is left out: {error}")
     if bench.transformers:
-        rows.append(_transformers_row(bench))
+        rows += _peer_rows(bench)
     dense = rows[0]
     for row in rows:
         row["speedup"] = row["output_tokens_per_s"] / dense["output_tokens_per_s"]
@@ -78,6 +88,7 @@ def _engine_row(bench: Bench, strategy: str) -> Row:
         dtype=bench.dtype,
         scheduler=bench.scheduler,
         kv_blocks=bench.kv_blocks,
+        agreement=bench.agreement,
     )
     params = SamplingParams(max_tokens=bench.max_tokens, ignore_eos=True)
     vocab = llm.config.shape.vocab
@@ -103,34 +114,30 @@ def _engine_row(bench: Bench, strategy: str) -> Row:
         "tpot_ms": median(tpot) if bench.max_tokens > 1 else None,
         "decode_skip_nominal": llm.plan.nominal_skip,
         "prompt_skip_nominal": llm.plan.prompt_skip,
+        "agreement_top1": summary["agreement_top1"] if bench.agreement else None,
         "skip_requested": summary["skip_requested"],
         "weight_bytes_skip_realised": summary["weight_bytes_skip_realised"],
         "kv_read_skip_realised": summary["kv_read_skip_realised"],
     }
 
 
-def _transformers_row(bench: Bench) -> Row:
-    """The same prompts as one static batch of `generate`; its time per token is end to end."""
-    model: Any = AutoModelForCausalLM.from_pretrained(bench.folder, local_files_only=True, trust_remote_code=False)
-    device = "cuda" if bench.device != "cpu" and torch.cuda.is_available() else "cpu"
-    dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(bench.dtype)
-    model = model.to(device, dtype or getattr(torch, bench.dtype)).eval()
-    walls = []
-    for repeat in range(-1, bench.repeats):
-        tokens = torch.tensor(_prompts(bench, model.config.vocab_size, 1 + repeat), device=device)
-        started = perf_counter()
-        model.generate(
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            do_sample=False,
-            max_new_tokens=bench.max_tokens,
-            min_new_tokens=bench.max_tokens,
-            pad_token_id=0,
-        )
-        if device == "cuda":
-            torch.cuda.synchronize()
-        walls.append(perf_counter() - started)
-    return {"system": "transformers generate", **_speed(bench, walls[1:]), "ttft_ms": None, "tpot_ms": None}
+def _peer_rows(bench: Bench) -> list[Row]:
+    """The same prompts through transformers; its time per token is end to end."""
+    device = device_named(bench.device)
+    vocab = read_config(bench.folder).shape.vocab
+    rows: list[Row] = []
+    peers = peers_of(bench.folder, device=device, dtype=dtype_named(bench.dtype, device))
+    for system, run in peers.items():
+        rates = [run(_prompts(bench, vocab, 1 + r), bench.max_tokens) for r in range(-1, bench.repeats)][1:]
+        walls = [bench.prompts * bench.max_tokens / rate for rate in rates]
+        rows.append({"system": system, **_speed(bench, walls), "ttft_ms": None, "tpot_ms": None})
+    return rows
+
+
+def roofline_of(bench: Bench) -> list[dict[str, float | str]]:
+    """Each kernel's share of the roofline at this batch and context. Raises InputError without a GPU."""
+    shape, context = read_config(bench.folder).shape, bench.prompt_tokens + bench.max_tokens
+    return shares(shape, rows=bench.prompts, context=context, device=device_named(bench.device))
 
 
 def _speed(bench: Bench, walls: Sequence[float]) -> Row:
@@ -148,16 +155,26 @@ def table_of(bench: Bench, rows: Sequence[Row]) -> Table:
     table = Table(title=title, caption=f"medians of {bench.repeats}; ratios to dense; spread is (max - min) / median")
     for column in ("system", "tokens/s", "spread", "speed-up", "TTFT", "TPOT"):
         table.add_column(column, justify="left" if column == "system" else "right")
-    for column in ("blocks skipped", "weight bytes saved", "KV reads saved"):
+    for column in ("nominal skip", "blocks skipped", "weight bytes saved", "KV reads saved", "top-1 agreement"):
         table.add_column(column, justify="right")
     for row in rows:
-        shares = [row.get(name) for name in ("skip_requested", "weight_bytes_skip_realised", "kv_read_skip_realised")]
+        told = [row.get(name) for name in SHARES]
         table.add_row(
             row["system"],
             f"{row['output_tokens_per_s']:,.0f}",
             f"{row['wall_spread']:.0%}",
             f"{row['speedup']:.2f}x",
             *(f"{r:.2f}x" if (r := row[name]) else "–" for name in ("ttft_ratio", "tpot_ratio")),
-            *("–" if share is None else f"{share:.1%}" for share in shares),
+            *("–" if share is None else f"{share:.1%}" for share in told),
         )
+    return table
+
+
+def roofline_table(rows: Sequence[dict[str, float | str]]) -> Table:
+    """The kernels' shares as a table."""
+    table = Table(title="kernels against copy bandwidth and matmul rate, both measured in this run")
+    for column in ("kernel", "µs", "share of roofline"):
+        table.add_column(column, justify="left" if column == "kernel" else "right")
+    for row in rows:
+        table.add_row(str(row["kernel"]), f"{float(row['us']):,.1f}", f"{float(row['roofline_share']):.0%}")
     return table

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from engine.__main__ import main
+from engine.roofline import Ceilings, Kernel, ceilings, kernels, timed
 from sim.plans.strategies import STRATEGIES
-from tests.engine.tinies import folder_of
+from tests.engine.tinies import folder_of, llm_of
 
 SPECS = {"ffn_skip": "ffn_skip:run_length=2,cold_layers=1,warmup_tokens=1,threshold=0.7"}
 
@@ -43,15 +45,31 @@ def test_generate_json(capsys):
 
 def test_bench(capsys):
     small = ("--prompts", "2", "--prompt-tokens", "8", "--max-tokens", "3", "--repeats", "1")
-    model = ("--model", str(folder_of("llama-gqa")))
+    model = ("--model", str(folder_of("llama-gqa")), "--device", "cpu")
     plans = ("--strategy", "swift_kv", "--strategy", "skip_decode:schedule_tokens=2")
-    rows = json.loads(run(capsys, "bench", *model, *small, *plans, "--json"))["rows"]
-    assert [row["system"] for row in rows] == ["dense", *plans[1::2], "transformers generate"]
-    assert rows[0]["speedup"] == 1.0
+    assert main(("bench", *model, *small, *plans, "--agreement", "1", "--json")) == 0
+    told = capsys.readouterr()
+    assert "needs a GPU" in told.err
+    rows = json.loads(told.out)["rows"]
+    peers = ["transformers generate", "transformers generate_batch"]
+    assert [row["system"] for row in rows] == ["dense", *plans[1::2], *peers]
+    assert rows[0]["speedup"] == rows[0]["agreement_top1"] == 1.0
     assert rows[1]["skip_requested"] > 0
     assert all(row["output_tokens_per_s"] > 0 for row in rows)
     table = run(capsys, "bench", *model, *small, *plans, "--no-transformers")
     assert "swift_kv" in table
+
+
+def test_every_kernel_of_the_roofline_runs():
+    """Its times mean nothing on a CPU; that the kernels can be called at any shape does."""
+    shape, device = llm_of("llama-gqa").config.shape, torch.device("cpu")
+    for kernel in kernels(shape, rows=3, context=21, device=device, dtype=torch.float32):
+        assert timed(kernel.run, device) > 0
+        assert kernel.bytes_moved > 0
+    limits = Ceilings(bytes_per_s=100.0, flops_per_s=10.0)
+    assert limits.share(Kernel("bound by bytes", lambda: None, 200.0, 10.0), 4.0) == 0.5
+    assert limits.share(Kernel("bound by products", lambda: None, 100.0, 30.0), 4.0) == 0.75
+    assert ceilings(device, elements=1 << 10, side=16).flops_per_s > 0
 
 
 def test_tiny(capsys, tmp_path):
