@@ -1,0 +1,125 @@
+"""What the documentation says: links resolve, commands parse, marked blocks run, definitions are the code's."""
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from sim.run import metrics
+from sim.study import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9]*.py"))
+FENCE = re.compile(r"^(?:<!-- (run[ \w]*) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(?:python -m (?:sim|engine|calibration)|python [\w/]+\.py|make)(?: [^\n`]*)?")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SHORT = ("python -m sim", "python -m engine", "python -m calibration", "make")  # named, not shown
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every command of a page: in fences, in indented blocks, and in the text between backticks."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line.partition("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+    lines += [line.strip() for _, kind, body in FENCE.findall(text) if kind == "sh" for line in body.splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    found = [line for line in lines if COMMAND.fullmatch(line) and "…" not in line.replace('"…"', "")]
+    return [line for line in found if line not in SHORT and "|" not in line]
+
+
+def blocks_of(page: Path) -> list[tuple[str, str, str]]:
+    """(mark, language, text) of every fence that is marked to be run."""
+    return [block for block in FENCE.findall(page.read_text(encoding="utf-8")) if block[0]]
+
+
+CASES = [(name_of(page), command) for page in PAGES for command in commands_of(page)]
+RUN = [page for page in PAGES if blocks_of(page)]
+
+
+@pytest.mark.parametrize(("page", "command"), CASES, ids=[f"{p}: {c}"[:90] for p, c in CASES])
+def test_every_command_parses(page: str, command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert {word for word in words[1:] if "=" not in word} <= targets
+    elif words[1] != "-m":
+        assert (ROOT / words[1]).is_file()
+    else:
+        parser_of(words[2])(words[3:])
+
+
+def parser_of(package: str) -> Callable[[Sequence[str]], object]:
+    """What parses the arguments of `python -m package`; it raises for those that cannot be."""
+    if package == "sim":
+        return cli.parser().parse_args
+    return pytest.importorskip(f"{package}.__main__")._parser().parse_args  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)
+def test_every_relative_link_resolves(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        other = (page.parent / path).resolve() if path else page
+        if not (other.exists() and other.is_relative_to(ROOT)) or (anchor and anchor not in anchors_of(other)):
+            broken.append(target)
+    assert not broken
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    heads = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_marked_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "documentation"}
+    for mark, kind, body in blocks_of(page):
+        main = cli.main
+        if mark == "run engine":
+            main = pytest.importorskip("engine.__main__").main
+        if kind == "python":
+            exec(compile(body, name_of(page), "exec"), names)  # as the reader would: one block after the other
+            continue
+        for line in body.splitlines():
+            assert main(shlex.split(line)[3:]) == 0, line
+
+
+def test_readme_example_runs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for _, kind, body in FENCE.findall(text):
+        if kind == "python":
+            exec(compile(body, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_glossary_defines_metrics_in_the_words_of_the_code() -> None:
+    glossary = plain((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+    entry = re.compile(r"^(TTFT|TPOT|ITL|E2E|Goodput) +(.+?)(?=^\w|\Z)", re.MULTILINE | re.DOTALL)
+    defined = entry.findall(metrics.__doc__ or "")
+    assert len(defined) == 5
+    for name, words in defined:
+        assert f"| {name} | {plain(words).rstrip('.')} |" in glossary, name
+
+
+def plain(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())
+
+
+def test_every_page_is_reachable_from_the_index() -> None:
+    linked = set(LINK.findall((ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
+    mine = {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+    books = {f"../notebooks/{path.name}" for path in ROOT.glob("notebooks/*.ipynb")}
+    assert (mine | books) - linked <= {"quality.md", "invariants.md"}
