@@ -102,10 +102,19 @@ def simulated(simulation: Simulation) -> tuple[list[Iteration], np.ndarray]:
     return spans, np.stack([state.scheduled_ns, state.first_token_ns, state.last_token_ns, state.preempted])
 
 
-def executed(simulation: Simulation, prompts: list[list[int]], blocks: int) -> tuple[list[Iteration], np.ndarray]:
+def executed(
+    simulation: Simulation, prompts: list[list[int]], blocks: int, *, pipelined: bool = False
+) -> tuple[list[Iteration], np.ndarray]:
     """The same on the engine, its clock moved by the price of each iteration."""
     work = simulation.workload
-    llm = LLM(folder_of("llama-gqa"), plan=simulation.plan, device="cpu", scheduler=simulation.config, kv_blocks=blocks)
+    llm = LLM(
+        folder_of("llama-gqa"),
+        plan=simulation.plan,
+        device="cpu",
+        scheduler=simulation.config,
+        kv_blocks=blocks,
+        pipelined=pipelined,
+    )
     engine, spans = llm.engine, []
     replica = simulation._replica(times_for(simulation.deployment.gpu.name))
     seen = [int(loop.seen_ns(replica, i)) for i in range(len(prompts))]
@@ -151,9 +160,10 @@ def compare(
 ):
     simulation, blocks = case(plan, config, prompts, gaps, outputs, spare)
     iterations, times = simulated(simulation)
-    same_iterations, same_times = executed(simulation, prompts, blocks)
-    assert same_iterations == iterations
-    assert (same_times == times).all()
+    for pipelined in (False, True):
+        same_iterations, same_times = executed(simulation, prompts, blocks, pipelined=pipelined)
+        assert same_iterations == iterations
+        assert (same_times == times).all()
     return times
 
 
@@ -171,7 +181,7 @@ def test_same_iterations(plan, policy, prefix_caching):
         assert times[3].sum() > 0, "memory was meant to be short enough for preemptions"
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(st.data())
 def test_same_iterations_whatever_the_limits(data):
     n = data.draw(st.integers(1, 6))
