@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9]*.py"))
 FENCE = re.compile(r"^(?:<!-- (run[ \w]*) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTIONAL = re.compile(r"\[[^\]]*\]")  # of a synopsis: what may be left out
+REMARK = re.compile(r"  #.*| {3,}(?!--)\S.*")  # behind a command: a comment, or a remark in a column of its own
 COMMAND = re.compile(r"(?:python -m (?:sim|engine|calibration)|python [\w/]+\.py|make)(?: [^\n`]*)?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -27,7 +29,8 @@ def name_of(page: Path) -> str:
 def commands_of(page: Path) -> list[str]:
     """Every command of a page: in fences, in indented blocks, and in the text between backticks."""
     text = page.read_text(encoding="utf-8")
-    lines = [line.partition("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+    lines = [REMARK.sub("", OPTIONAL.sub("", line.strip())) for line in text.splitlines() if line.startswith("    ")]
+    lines = [line.strip() for line in lines]
     lines += [line.strip() for _, kind, body in FENCE.findall(text) if kind == "sh" for line in body.splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
     found = [line for line in lines if COMMAND.fullmatch(line) and "…" not in line.replace('"…"', "")]
@@ -57,9 +60,11 @@ def test_every_command_parses(page: str, command: str) -> None:
 
 def parser_of(package: str) -> Callable[[Sequence[str]], object]:
     """What parses the arguments of `python -m package`; it raises for those that cannot be."""
-    if package == "sim":
-        return cli.parser().parse_args
-    return pytest.importorskip(f"{package}.__main__")._parser().parse_args  # type: ignore[no-any-return]
+    if package == "engine":
+        return pytest.importorskip("engine.__main__")._parser().parse_args  # type: ignore[no-any-return]
+    if package == "calibration":
+        return lambda words: pytest.importorskip("calibration.cli").parser(words[0]).parse_args(words)
+    return cli.parser().parse_args
 
 
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)
@@ -87,9 +92,8 @@ def test_marked_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "documentation"}
     for mark, kind, body in blocks_of(page):
-        main = cli.main
-        if mark == "run engine":
-            main = pytest.importorskip("engine.__main__").main
+        package = mark.removeprefix("run").strip() or "sim"
+        main = cli.main if package == "sim" else pytest.importorskip(f"{package}.__main__").main
         if kind == "python":
             exec(compile(body, name_of(page), "exec"), names)  # as the reader would: one block after the other
             continue
