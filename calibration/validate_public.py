@@ -1,6 +1,7 @@
 """`python -m calibration validate --public`: every comparable public point through the simulator."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,10 +12,12 @@ import polars as pl
 
 from calibration.engines import profile_of, setting_of
 from calibration.exclusions import Excluded
+from calibration.fit_engines import configuration, key_of, read_held_out
 from calibration.points import Load, Point
 from calibration.validate_errors import Compared, error_table, median_ape
+from calibration.validate_intervals import Held, family_of, remainder_without, spreads, variance
 from calibration.validate_points import Case, read_public, rows_of
-from calibration.validate_run import Prediction, predict
+from calibration.validate_run import Prediction, predict, wanted
 from sim.errors import ElideError
 from sim.study.pool import executor, run_all
 
@@ -36,6 +39,10 @@ class Validation:
         """The keys of --json."""
         covered = self.table["covered"].drop_nulls()
         keys = {f"{name}_median_ape": median_ape(self.table, name) for name in ("tpot", "ttft", "e2e", "throughput")}
+        keys |= {
+            f"{name}_held_out_ape": median_ape(self.table, name, column="held_out")
+            for name in ("tpot", "ttft", "e2e", "throughput")
+        }
         below = self.table.filter(pl.col("load_share") < 0.8)
         return keys | {
             "ttft_below_80_median_ape": median_ape(below, "ttft"),
@@ -71,17 +78,34 @@ def validate_public(folder: Path, *, workers: int = 2, sample: int = 1, draws: i
 
 def compare_all(cases: Sequence[Case], draws: int) -> list[Compared | str]:
     """Each case with its prediction, or why there is none: what one process does."""
-    return [compare(case, draws=draws) for case in cases]
+    held = read_held_out()
+    everyone = [one for by_metric in held.values() for one in by_metric.values()]
+    return [compare(case, held.get(key_of(case.point), {}), everyone, draws=draws) for case in cases]
 
 
-def compare(case: Case, *, draws: int = 0) -> Compared | str:
-    """The case with its prediction, or the reason why it cannot be simulated."""
+def compare(case: Case, held: Mapping[str, Held], everyone: Sequence[Held], *, draws: int = 0) -> Compared | str:
+    """The case with its prediction, or the reason why it cannot be simulated.
+
+    The variance of a figure's draws is the one stored with its held-out error, or comes from `draws` runs now.
+    """
+    point = case.point
     try:
-        prediction = predict(case.point, workload=case.workload)
-        share = load_share(case.point, prediction)
+        setting = setting_of(point)
+        prediction = predict(point, workload=case.workload)
+        share = load_share(point, prediction)
     except ElideError as cause:
         return str(cause)
-    return Compared(case.point, prediction.metrics, share, prediction.outside, {}, {})
+    profile, sds = setting.profile, {}
+    drawn = spreads(point, prediction, profile, setting.replicas, draws=draws) if draws else {}
+    for metric in wanted(point):
+        known = variance(drawn[metric]) if drawn else held[metric].variance if metric in held else 0.0
+        if metric in held:
+            rest = remainder_without(everyone, profile.name, configuration(point), family_of(metric))
+        else:
+            rest = profile.residual(metric, str(point.gpu))
+        sds[metric] = math.hypot(math.sqrt(known), rest)
+    errors = {metric: one.error for metric, one in held.items()}
+    return Compared(point, prediction.metrics, share, prediction.outside, errors, sds)
 
 
 def load_share(point: Point, prediction: Prediction) -> float:

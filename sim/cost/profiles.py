@@ -136,8 +136,10 @@ def profile_named(spec: str) -> EngineProfile:
     """The profile of "vllm-0.11", "sglang", "trtllm-1.0.0rc3".
 
     The version decides by its longest prefix ("0.11.0" fits "0.11"); an unknown version takes the engine's newest
-    profile that is not newer, an unknown engine raises UnknownName.
+    profile that is not newer, an unknown engine raises UnknownName. A path to a .json file is read.
     """
+    if spec.endswith(".json"):
+        return read_profile(Path(spec))
     wanted, version = _split(spec)
     known = profiles()
     ours = [profile for profile in known.values() if profile.engine == wanted]
