@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.cost.deployment import Deployment, Frontend, Host
 from sim.cost.hardware import Gpu
@@ -125,9 +126,14 @@ class EngineProfile:
 
     def drawn(self, rng: np.random.Generator) -> "EngineProfile":
         """The profile with its fitted parameters drawn from how well they are known (log-normal)."""
+        return self.at(rng.standard_normal(len(self.fitted)))
+
+    def at(self, deviations: NDArray[np.float64]) -> "EngineProfile":
+        """The profile whose fitted parameters lie so many standard deviations off, along their joint axes."""
         if not self.fitted:
             return self
-        moved = rng.multivariate_normal(np.zeros(len(self.fitted)), np.array(self.covariance), method="eigh")
+        values, axes = np.linalg.eigh(np.array(self.covariance))
+        moved = axes @ (np.sqrt(np.maximum(values, 0.0)) * deviations)
         drawn = {name: self.parameters[name] * float(np.exp(step)) for name, step in zip(self.fitted, moved)}
         return replace(self, parameters={**self.parameters, **drawn})
 

@@ -11,9 +11,11 @@ independent, so their variances add. Intervals are for a single server measured 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.cost.perturbed import Perturbed
 from sim.cost.profiles import EngineProfile
@@ -98,10 +100,11 @@ def with_profile(simulation: Simulation, profile: EngineProfile) -> Simulation:
 def variations(simulation: Simulation, profile: EngineProfile, *, draws: int, seed: int = 0) -> Iterator[Variation]:
     """`draws` variations per source of a simulation that already runs under the profile."""
     assert simulation.times is not None
+    deviations = spread_normals(draws, len(profile.fitted), np.random.default_rng(seed))
     for number in range(draws):
         rng = np.random.default_rng([seed, number])
         yield Variation("kernels", replace(simulation, times=Perturbed(simulation.times, seed * 1000 + number)))
-        drawn = profile.drawn(rng)
+        drawn = profile.at(deviations[number])
         moved = {name: drawn.parameters[name] / profile.parameters[name] for name in profile.parameters}
         yield Variation(
             "parameters",
@@ -114,13 +117,24 @@ def variations(simulation: Simulation, profile: EngineProfile, *, draws: int, se
         yield Variation("sampling", replace(simulation, workload=resampled(simulation.workload, rng)))
 
 
+def spread_normals(draws: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Standard normals, [draws, columns], each column one from every slice of equal probability, with variance 1.
+
+    (A Latin hypercube, McKay, Beckman and Conover 1979.) A few independent draws may by chance all be small.
+    """
+    slices = np.array([NormalDist().inv_cdf((i + 0.5) / draws) for i in range(draws)])
+    slices /= np.sqrt(np.mean(slices**2))
+    return np.stack([rng.permutation(slices) for _ in range(columns)], axis=1) if columns else np.zeros((draws, 0))
+
+
 def interval(value: float, drawn: Mapping[str, list[float]], residual_sd: float) -> Interval:
     """The 90 % interval of a figure from its draws by source; what no parameter explains counts as parameters'."""
     by_source: dict[str, float] = {}
     for source, values in drawn.items():
         positive = [v for v in values if v > 0 and math.isfinite(v)]
         logs = np.log(positive) - math.log(value) if value > 0 and positive else np.zeros(1)
-        by_source[source] = float(np.sqrt(np.mean(logs**2)))
+        # both the traffic that was simulated and the one that will come are draws of their kind
+        by_source[source] = float(np.sqrt(np.mean(logs**2) * (2.0 if source == "sampling" else 1.0)))
     by_source["parameters"] = math.hypot(by_source.get("parameters", 0.0), residual_sd)
     sd = math.sqrt(sum(one**2 for one in by_source.values()))
     return Interval(value, value * math.exp(-Z90 * sd), value * math.exp(Z90 * sd), by_source)
