@@ -38,7 +38,7 @@ class Setting:
 def profile_of(point: Point) -> EngineProfile:
     """The profile of the point's engine and version. Raises UnknownName for an engine without one."""
     version = DATED.get(point.engine_version or "", point.engine_version)
-    number = re.match(r"[>=]*(\d+(\.\d+)*)", version or "")
+    number = re.match(r"[>=]*(\d+(\.\d+)*(rc)?)", version or "")
     engine = re.split(r"[(+]", point.engine or "")[0]  # forks and plug-ins share the engine's loop
     return profile_named(f"{engine}-{number[1]}" if number else engine)
 

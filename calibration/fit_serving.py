@@ -26,7 +26,7 @@ SKIPPED = ("e2e", "total_tokens_per_s")  # sums of the others
 HUBER = 2.0
 STEP = 0.12  # of a logarithm, for differences: above the granularity of batches
 SPREAD = {
-    "weights": 0.07, "compute": 0.15, "prefill_attention": 0.2, "decode_attention": 0.15, "pointwise": 0.2,
+    "weights": 0.07, "compute": 0.15, "fp8": 0.3, "prefill_attention": 0.2, "decode_attention": 0.15, "pointwise": 0.2,
     "all_reduce": 0.3, "step_ms": 0.7, "row_us": 1.0, "request_ms": 0.7, "request_gap_ms": 0.7,
     "eager_launch_us": 0.7, "graph_gap_us": 0.3, "stream_token_us": 0.7,
 }  # fmt: skip

@@ -153,10 +153,12 @@ def profile_named(spec: str) -> EngineProfile:
         raise UnknownName("engine", spec, sorted({p.engine for p in known.values()}))
     if version is None:
         return max(ours, key=lambda one: _order(one.versions[-1]))
-    exact = [one for one in ours if any(version == v or version.startswith(f"{v}.") for v in one.versions)]
+    exact = [(len(v), one.name) for one in ours for v in one.versions if _fits(version, v)]
+    if exact:
+        return known[max(exact)[1]]
     older = [one for one in ours if _order(one.versions[0]) <= _order(version)]
-    if exact or older:
-        return max(exact or older, key=lambda one: _order(one.versions[-1]))
+    if older:
+        return max(older, key=lambda one: _order(one.versions[-1]))
     return min(ours, key=lambda one: _order(one.versions[0]))
 
 
@@ -193,6 +195,11 @@ def _split(spec: str) -> tuple[str, str | None]:
     if match is None:
         raise InputError(f"engine {spec!r}: write name-version, as in vllm-0.11")
     return match[1], match[2]
+
+
+def _fits(version: str, prefix: str) -> bool:
+    """Whether "0.11.0" is a "0.11", and "1.0.0rc3" a "1.0.0rc"."""
+    return version == prefix or version.startswith(prefix if prefix.endswith("rc") else f"{prefix}.")
 
 
 def _order(version: str) -> tuple[int, ...]:

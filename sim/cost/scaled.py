@@ -19,10 +19,15 @@ from sim.errors import InputError
 
 @dataclass(frozen=True)
 class Factors:
-    """How many times longer an engine's kernels take than the source says, by kind; 1 is neutral."""
+    """How many times longer an engine's kernels take than the source says, by kind; 1 is neutral.
+
+    `fp8` is of GEMMs with fp8 weights, on top: whether their inputs are quantised by a kernel of their own, or by the
+    one before, is the engine's choice.
+    """
 
     weights: float = 1.0
     compute: float = 1.0
+    fp8: float = 1.0
     prefill_attention: float = 1.0
     decode_attention: float = 1.0
     pointwise: float = 1.0
@@ -57,7 +62,8 @@ class Scaled:
         (rows,) = columns(m)
         ns, inside = self.source.gemm(rows, n, k, dtype)
         one, _ = self.source.gemm(np.minimum(rows, 1), n, k, dtype)
-        return self.factors.weights * one + self.factors.compute * (ns - one), inside
+        scaled = self.factors.weights * one + self.factors.compute * (ns - one)
+        return scaled * (self.factors.fp8 if dtype == "fp8" else 1.0), inside
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
