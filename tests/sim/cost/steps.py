@@ -66,12 +66,12 @@ def decodes(prompts: list[int], fed: list[int]) -> list[Row]:
 
 hosts = st.builds(
     Host,
-    step_ns=st.integers(0, 10_000),
-    row_ns=st.integers(0, 100),
+    step_ns=st.integers(0, 10_000) | st.integers(0, 10**6),
+    row_ns=st.integers(0, 10_000),
     overlap=st.booleans(),
     graph_rows=st.just(0) | st.integers(0, 40) | st.just(10_000),
-    graph_gap_ns=st.integers(0, 10),
-    eager_launch_ns=st.integers(10, 200),
+    graph_gap_ns=st.integers(0, 2_000),
+    eager_launch_ns=st.integers(2_000, 20_000),
     graph_prompts=st.booleans(),
 )
 

@@ -133,15 +133,21 @@ def test_drafts_are_verified_in_the_layers_that_did_not_draft_them(
     assert work["flops_dense"] == base["flops_dense"]
 
 
-@given(models(min_layers=4), st.integers(1, 4), st.integers(1, 6))
-def test_recomputed_tokens_are_chunks_not_drafts(model: ModelShape, tokens: int, generated: int) -> None:
+@given(models(min_layers=4), st.integers(1, 4), st.integers(1, 9), st.sets(st.integers(1, 16), max_size=4))
+def test_recomputed_tokens_are_chunks_not_drafts(
+    model: ModelShape, tokens: int, generated: int, cuts: set[int]
+) -> None:
     """A sequence that was preempted computes its generated tokens again, each once and in its own depth."""
     plan = self_speculative(model, exit_layer=1, tokens=tokens)
-    again = counted(plan, model, [Row(8, generated, 0, 8 + generated)])
-    assert again == counted(dense(model), model, [Row(8, generated, 0, 8 + generated)])
     n = 8 + generated
-    expected = count.dense_prefill(model, n)
-    assert again["flops"] == pytest.approx(expected)
+    ends = sorted({*cuts, n} & {*range(1, n + 1)})
+    chunks = [Row(8, generated, first, end - first) for first, end in zip([0, *ends], ends)]
+    parts = [counted(plan, model, [chunk]) for chunk in chunks]
+    assert parts == [counted(dense(model), model, [chunk]) for chunk in chunks]
+    assert sum(part["flops"] for part in parts) == pytest.approx(count.dense_prefill(model, n))
+    read = [end + 8 * (first < 8 < end) for first, end in zip([0, *ends], ends)]  # prompt and output are chunks of two
+    cached = model.layers * model.kv_bytes_per_token_layer()
+    assert [part["kv_read_bytes"] for part in parts] == pytest.approx([cached * tokens for tokens in read])
 
 
 @given(models(min_layers=4), sources, st.integers(1, 6))
