@@ -96,7 +96,7 @@ def _validate(args: argparse.Namespace) -> None:
 
         write_text(args.html, validation_page(found))
     if args.json:
-        say_json(found.headline())
+        say_json(found.shares())
         return
     out = console()
     show_table(out, "Predicted and measured", ("figure", "value"), found.headline().items())

@@ -36,7 +36,7 @@ class Validation:
     rows_used: int
 
     def headline(self) -> dict[str, Any]:
-        """The keys of --json."""
+        """The figures in per cent, by the keys of --json."""
         covered = self.table["covered"].drop_nulls()
         keys = {f"{name}_median_ape": median_ape(self.table, name) for name in ("tpot", "ttft", "e2e", "throughput")}
         keys |= {
@@ -51,6 +51,11 @@ class Validation:
             "rows_used": self.rows_used,
             "rows_excluded": len(self.excluded),
         }
+
+    def shares(self) -> dict[str, Any]:
+        """The same with errors and coverage as shares, 0.05 for five per cent: what --json prints."""
+        counts = ("rows_used", "rows_excluded")
+        return {k: v if k in counts or v is None else round(v / 100, 4) for k, v in self.headline().items()}
 
 
 def validate_public(folder: Path, *, workers: int = 2, sample: int = 1, draws: int = 0) -> Validation:
