@@ -24,11 +24,12 @@ Floats = NDArray[np.float64]
 SCALE = {"ttft": 0.15, "tpot": 0.05, "itl": 0.05, "output": 0.05, "requests": 0.05, "prefill": 0.1, "decode": 0.1}
 SKIPPED = ("e2e", "total_tokens_per_s")  # sums of the others
 HUBER = 2.0
+ENOUGH = 0.02  # of the loss: a round that gains less is the last
 STEP = 0.12  # of a logarithm, for differences: above the granularity of batches
 SPREAD = {
-    "weights": 0.07, "compute": 0.15, "fp8": 0.3, "prefill_attention": 0.2, "decode_attention": 0.15, "pointwise": 0.2,
-    "all_reduce": 0.3, "step_ms": 0.7, "row_us": 1.0, "request_ms": 0.7, "request_gap_ms": 0.7,
-    "eager_launch_us": 0.7, "graph_gap_us": 0.3, "stream_token_us": 0.7,
+    "weights": 0.04, "compute": 0.12, "fp8": 0.15, "prefill_attention": 0.15, "decode_attention": 0.1, "pointwise": 0.2,
+    "all_reduce": 0.25, "step_ms": 0.4, "row_us": 0.6, "request_ms": 0.7, "request_gap_ms": 0.7,
+    "eager_launch_us": 0.5, "graph_gap_us": 0.3, "stream_token_us": 0.5,
 }  # fmt: skip
 Runner = Callable[[Sequence[tuple[Case, EngineProfile]]], list[Mapping[str, float] | None]]
 
@@ -98,7 +99,7 @@ def fit_profile(
                 break
         else:
             break
-        if improved < 0.01 * best:
+        if improved < ENOUGH * best:
             break
     covariance = _covariance(residuals, jacobian, order)
     return Fit(profile, order, p0, residuals, jacobian, covariance)

@@ -45,11 +45,14 @@ def import_result(
     path: Path, *, engine: str | None = None, tell: Callable[[str], None] = lambda _: None, **known: Any
 ) -> Imported:
     """The server behind a result file, fitted. Raises InputError naming the options that fill in what it lacks."""
-    reading = read_all(path, engine=engine if engine and not engine.endswith(".json") else None, **known)
+    profile = profile_named(engine) if engine else None
+    if profile and engine and engine.endswith(".json"):
+        engine = f"{profile.engine}-{profile.versions[-1]}"
+    reading = read_all(path, engine=engine, **known)
     points = tuple(point for point in reading.points if not obstacle(point))
     if not points:
         raise InputError(f"{path}: {lacking(reading.points)}")
-    before = profile_named(engine) if engine else profile_of(points[0])
+    before = profile or profile_of(points[0])
     cases = [Case(point) for point in points]
     names = [name for name in FITTED if before.parameters[name] > 0]
     fit = fit_profile(cases, before, names, rounds=3, tell=tell)
