@@ -89,7 +89,7 @@ def _mean(modules: list[Any]) -> nn.Module:
     return made
 
 
-def write_folder(twin: Twin, folder: Path, *, dtype: Kind, like: Path | None = None, **extra: object) -> Path:
+def write_folder(twin: Twin, folder: Path, *, dtype: Kind, like: Path | None = None) -> Path:
     """The folder with config.json and model.safetensors in `dtype`, and the tokenizer files of `like`.
 
     A twin with SwiftKV projections gets model_type llama_swiftkv, num_key_value_layers and key_value_group_size, as
@@ -97,7 +97,7 @@ def write_folder(twin: Twin, folder: Path, *, dtype: Kind, like: Path | None = N
     """
     folder.mkdir(parents=True, exist_ok=True)
     hf: Any = twin.hf
-    fields: dict[str, Any] = hf.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")} | extra
+    fields: dict[str, Any] = hf.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
     fields.pop("_name_or_path", None)
     if twin.distilled:
         fields["model_type"] = f"{twin.shape.family}_swiftkv"

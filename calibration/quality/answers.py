@@ -27,7 +27,7 @@ class Answers:
 
 
 def ask(
-    folder: Path, items: Sequence[Item], plan: SkipPlan, *, rows: int, device: str = "auto", dtype: str = "float32"
+    folder: Path, items: Sequence[Item], plan: SkipPlan, *, rows: int, device: str = "cpu", dtype: str = "float32"
 ) -> Answers:
     """The answers to items, at most `rows` at once.
 

@@ -48,10 +48,10 @@ class Sheet:
         return [i for i, item in enumerate(self.items) if item.task == task]
 
 
-def examine(folder: Path, items: Sequence[Item], plan: SkipPlan, *, rows: int, device: str = "auto") -> Sheet:
+def examine(folder: Path, items: Sequence[Item], plan: SkipPlan, *, rows: int, device: str = "cpu") -> Sheet:
     """The sheet of a model's folder under a plan. Raises InputError for no items, PlanError for another depth."""
     answers = ask(folder, items, plan, rows=rows, device=device)
-    return Sheet(items, answers, forced(read_twin(folder), items, plan))
+    return Sheet(items, answers, forced(read_twin(folder, device=device), items, plan))
 
 
 def task_rows(sheet: Sheet, dense: Sheet, vocabulary: Vocabulary, *, seed: int) -> Iterator[Row]:
