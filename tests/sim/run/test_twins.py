@@ -74,7 +74,7 @@ def test_the_same_seed_is_the_same_file(simulation: Simulation) -> None:
 def test_neutral_plans_run_as_the_dense_model(data: st.DataObject, model: ModelShape, config: object) -> None:
     """INV-4, in time: a strategy at its neutral setting changes no nanosecond."""
     work = data.draw(workloads(max_requests=5))
-    on = replace(data.draw(deployments(model)), kv_blocks=40)
+    on = replace(data.draw(deployments(model)), kv_blocks=46)
     base = Simulation(work, on, dense(model), config, times=Planted(), max_context=64)  # type: ignore[arg-type]
     expected = base.run()
     neutral = [
