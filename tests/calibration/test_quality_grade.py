@@ -76,6 +76,7 @@ def test_a_phrase_said_over_and_over_is_found(start, period, times):
 def test_the_right_answer_never_collapses(answer):
     assert not collapsed(answer, answer)
     assert not collapsed(answer * 3, answer * 3), "a question may ask for repetition"
+    assert not collapsed([*answer, 7, 7, 7, 7, 7, 7], answer), "a few tokens too many are another mistake"
     assert collapsed([1, 2, 3, 7, 7, 7, 7, 7, 7, 7, 7], [1, 2, 3])
 
 

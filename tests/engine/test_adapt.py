@@ -47,18 +47,36 @@ def test_dense_twin_is_transformers(variant):
         assert (twin.logits(twin(tokens, schedule)) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def assert_twin_agrees(variant: str, plan, prompt: list[int], outputs: int) -> None:
+    engine = llm_of(variant, plan, dtype="float64", max_num_batched_tokens=8)
+    said = engine.generate([prompt], greedy(outputs, logprobs=0))[0]
+    with torch.no_grad():
+        twin = read_twin(folder_of(variant), dtype=torch.float64)
+        logprobs = forced_logprobs(twin, engine.plan, prompt, said.token_ids)
+    assert logprobs.argmax(-1).tolist() == said.token_ids
+    for row, token, told in zip(logprobs, said.token_ids, said.logprobs, strict=True):
+        assert abs(float(row[token]) - told[token]) < 1e-5
+
+
 @settings(max_examples=25)
 @given(st.data())
 def test_twin_scores_what_the_engine_said_under_any_plan(data):
     plan = data.draw(plans(SHAPE))
     prompt = prompts_of(data.draw(st.integers(1, 9)), seed=data.draw(st.integers(0, 3)))[0]
-    engine = llm_of("llama-gqa", plan, dtype="float64", max_num_batched_tokens=8)
-    said = engine.generate([prompt], greedy(6, logprobs=0))[0]
-    with torch.no_grad():
-        logprobs = forced_logprobs(read_twin(folder_of("llama-gqa"), dtype=torch.float64), plan, prompt, said.token_ids)
-    assert logprobs.argmax(-1).tolist() == said.token_ids
-    for row, token, told in zip(logprobs, said.token_ids, said.logprobs, strict=True):
-        assert abs(float(row[token]) - told[token]) < 1e-5
+    assert_twin_agrees("llama-gqa", plan, prompt, 6)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "opt"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "ffn_skip:run_length=2,threshold=0.6,cold_layers=1,warmup_tokens=1,cadence=3",
+        "swift_kv:keep=2,group=2+skip_decode:speedup=2,schedule_tokens=4",
+        "early_exit:at=3,kv_fill=1",
+    ],
+)
+def test_twin_of_each_family_follows_gates_groups_and_exits(variant, spec):
+    assert_twin_agrees(variant, spec, prompts_of(7)[0], 12)
 
 
 def test_rows_of_a_batch_do_not_meet():
