@@ -104,6 +104,7 @@ def _arrivals(load: Load, n: int, replicas: int, rng: np.random.Generator) -> In
         gaps = np.full(n - 1, mean_s)
     else:
         gaps = rng.gamma(load.burstiness, mean_s / load.burstiness, n - 1)
+        gaps *= (n - 1) * mean_s / max(gaps.sum(), 1e-12)  # load generators stretch their gaps to the rate asked for
     return np.concatenate([[0], np.rint(np.cumsum(gaps) * 1e9)]).astype(np.int64)
 
 

@@ -55,7 +55,9 @@ def test_an_open_loop_has_its_rate(qps: float) -> None:
     point = replace(POINT, load=Load("qps", qps, max_concurrency=40, arrivals="poisson"), requests=2000)
     traffic = traffic_of(point)
     rate = 1999 / (traffic.workload.arrival_ns[-1] / 1e9)
-    assert rate == pytest.approx(qps, rel=0.15)
+    assert rate == pytest.approx(qps, rel=1e-6)
+    gaps = np.diff(traffic.workload.arrival_ns)
+    assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.15)
     assert traffic.cap == 40
     assert closed(traffic).concurrency == 40
     constant = traffic_of(replace(point, load=Load("qps", qps, arrivals="constant"))).workload
