@@ -8,9 +8,9 @@ from typing import Any
 from calibration.points import Point
 from sim.cost.deployment import Deployment, Frontend
 from sim.cost.hardware import gpu_named
-from sim.cost.profiles import EngineProfile, profile_named
+from sim.cost.profiles import POOLED, EngineProfile, profile_named, profiles
 from sim.cost.times import KernelTimes, times_for
-from sim.errors import ElideError, InputError
+from sim.errors import InputError
 from sim.plans.catalogue import model_named
 from sim.plans.plan import SkipPlan
 from sim.plans.spec import strategy_named
@@ -36,10 +36,12 @@ class Setting:
 
 
 def profile_of(point: Point) -> EngineProfile:
-    """The profile of the point's engine and version. Raises UnknownName for an engine without one."""
+    """The profile of the point's engine and version; the pooled one for an engine that nobody measured."""
     version = DATED.get(point.engine_version or "", point.engine_version)
     number = re.match(r"[>=]*(\d+(\.\d+)*(rc)?)", version or "")
     engine = re.split(r"[(+]", point.engine or "")[0]  # forks and plug-ins share the engine's loop
+    if engine not in {one.engine for one in profiles().values()}:
+        return profile_named(POOLED)
     return profile_named(f"{engine}-{number[1]}" if number else engine)
 
 
@@ -54,10 +56,6 @@ def obstacle(point: Point) -> str:
         return "disaggregated prefill and decode are not simulated"
     if point.weights_dtype not in ("bf16", "fp8"):
         return f"weights in {point.weights_dtype} are not simulated"
-    try:
-        profile_of(point)
-    except ElideError as cause:
-        return str(cause)
     return ""
 
 

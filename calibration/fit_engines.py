@@ -96,8 +96,10 @@ def prior_profile(name: str, table: Mapping[str, Any], fitted: Mapping[str, Mapp
     parameters = {key: float(table[key]) for key in PARAMETERS}
     like = table.get("like")
     if like:
-        source = fitted.get(like) or json.loads((FOLDER / f"{like}.json").read_text(encoding="utf-8"))
-        parameters |= {k: v for k, v in source["parameters"].items() if k not in table["own"]}
+        parameters |= {k: v for k, v in _fitted(like, fitted).items() if k not in table["own"]}
+    if "pool" in table:
+        members = [_fitted(member, fitted) for member in table["pool"]]
+        parameters |= {k: float(np.exp(np.mean([np.log(one[k]) for one in members]))) for k in PARAMETERS}
     scheduler = {**table["scheduler"], **({"small_gpu": table["small_gpu"]} if "small_gpu" in table else {})}
     return EngineProfile(
         name=name,
@@ -111,6 +113,12 @@ def prior_profile(name: str, table: Mapping[str, Any], fitted: Mapping[str, Mapp
         switches=table["switches"],
         provenance={},
     )
+
+
+def _fitted(name: str, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The parameters of a profile, as fitted now or as it ships."""
+    found = fitted.get(name) or json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return dict(found["parameters"])
 
 
 def file_of(
@@ -130,8 +138,7 @@ def file_of(
         "command": "python -m calibration fit-engines",
         "priors": "calibration/data/engines/priors.toml",
     }
-    if table.get("like"):
-        origin["like"] = table["like"]
+    origin |= {key: table[key] for key in ("like", "pool") if key in table}
     return {
         "engine": profile.engine,
         "versions": list(profile.versions),

@@ -26,6 +26,7 @@ from sim.serving.config import SchedulerConfig
 
 FOLDER = Path(__file__).with_name("engines")
 HOST = ("step_ms", "row_us", "graph_gap_us", "eager_launch_us", "request_ms", "request_gap_ms", "stream_token_us")
+POOLED = "pooled"  # for an engine that nobody measured
 FACTORS = tuple(one.name for one in fields(Factors))
 PARAMETERS = (*HOST, *FACTORS)
 UNKNOWN_SD = 0.3  # where nobody measured a server

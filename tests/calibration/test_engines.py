@@ -82,6 +82,7 @@ def test_a_share_of_free_memory_counts_after_the_weights() -> None:
         ("trtllm", ">=1.1", "trtllm-1.0"),
         ("sglang", None, "sglang-0.5"),
         ("vllm(fork)", "0.6.x", "vllm-0.6"),
+        ("lmdeploy", "0.7", "pooled"),
     ],
 )
 def test_spellings_of_engines(engine: str, version: str | None, profile: str) -> None:
@@ -96,7 +97,7 @@ def test_spellings_of_engines(engine: str, version: str | None, profile: str) ->
         ({"flags": {"speculative": True}}, "speculative"),
         ({"flags": {"disaggregated": True}}, "disaggregated"),
         ({"weights_dtype": "fp4"}, "fp4"),
-        ({"engine": "mlc"}, "mlc"),
+        ({"engine": None}, "--engine"),
     ],
 )
 def test_what_stands_in_the_way_is_said(changes: dict[str, Any], said: str) -> None:
