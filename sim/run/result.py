@@ -12,7 +12,6 @@ from sim.cost.tables import COUNTER_NAMES, PART_NAMES
 from sim.plans.plan import SkipPlan
 from sim.run.metrics import MS, Slo, spread, tpot_ns, weighted_spread
 from sim.run.replica import (
-    FAR,
     L_DECODE,
     L_GAP,
     L_NS,
@@ -54,12 +53,11 @@ class Result:
         """One row per request: what it asked, when it was served, TTFT, TPOT and E2E in ms (null where not served)."""
         s, a = self.state, self.asked
         done = s.status == DONE
-        arrival = np.where(a.arrival_ns >= FAR, 0, a.arrival_ns)
         frame = pl.DataFrame(
             {
                 "request": np.arange(done.size),
                 "status": pl.Series([STATUS[i] for i in s.status], dtype=pl.Categorical),
-                "arrival_ns": arrival,
+                "arrival_ns": a.arrival_ns,
                 "scheduled_ns": s.scheduled_ns,
                 "first_token_ns": s.first_token_ns,
                 "last_token_ns": s.last_token_ns,
@@ -67,9 +65,9 @@ class Result:
                 "output_tokens": a.output_tokens,
                 "cached_tokens": s.cached,
                 "preemptions": s.preempted,
-                "ttft_ms": (s.first_token_ns - arrival) / MS,
+                "ttft_ms": (s.first_token_ns - a.arrival_ns) / MS,
                 "tpot_ms": tpot_ns(s.first_token_ns, s.last_token_ns, a.output_tokens) / MS,
-                "e2e_ms": (s.last_token_ns - arrival) / MS,
+                "e2e_ms": (s.last_token_ns - a.arrival_ns) / MS,
             }
         )
         served = pl.Series(done)

@@ -96,7 +96,10 @@ def test_times_count_from_the_first_arrival() -> None:
 def test_the_latest_arrival_that_a_workload_may_have_is_served() -> None:
     end = Workload(np.array([0, 2**62]), np.array([4, 4]), np.array([3, 3]))
     for stepwise in (False, True):
-        assert simulation(end).run(stepwise=stepwise).summary()["completed"] == 2
+        result = simulation(end).run(stepwise=stepwise)
+        assert result.summary()["completed"] == 2
+        first, second = result.requests["ttft_ms"].to_list()
+        assert first == second
 
 
 def test_memory_in_use_leaves_out_what_may_be_evicted() -> None:
