@@ -57,8 +57,7 @@ def fit_engines(
             known = replace(fit.profile, fitted=fit.names, covariance=tuple(map(tuple, fit.covariance.tolist())))
             held |= held_figures(fit, known, cases, out)
             own = [one for by_metric in held.values() for one in by_metric.values() if one.profile == name]
-            spread = {family: remainder(own, family) for family in UNSEEN_SD}
-            files[name] = file_of(known, table, fit, spread, cases)
+            files[name] = file_of(known, table, fit, scatter(own), cases)
     return files, held
 
 
@@ -113,6 +112,12 @@ def prior_profile(name: str, table: Mapping[str, Any], fitted: Mapping[str, Mapp
         switches=table["switches"],
         provenance={},
     )
+
+
+def scatter(held: Sequence[Held]) -> dict[str, float]:
+    """By family of metrics, how far servers scatter around the fit; wide where no figure of it was measured."""
+    seen = {one.family for one in held}
+    return {family: remainder(held, family) if family in seen else sd for family, sd in UNSEEN_SD.items()}
 
 
 def _fitted(name: str, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
