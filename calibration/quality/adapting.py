@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.quality.provenance import provenance
+from calibration.provenance import provenance
 from calibration.quality.sampling import held_out, packed, training_step
 from calibration.quality.sizes import size_of
 from calibration.quality.suite import need_of

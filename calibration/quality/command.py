@@ -10,11 +10,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers.utils import logging
 
+from calibration.provenance import provenance
 from calibration.quality.adapting import DISTIL, TUNE, adapt_to, scaled, task_source, text_source
 from calibration.quality.lm_eval import import_harness
-from calibration.quality.picture import profile_page
 from calibration.quality.profile import profile_of, write_profile
-from calibration.quality.provenance import provenance
 from calibration.quality.run import DATA, Run, examine_all
 from calibration.quality.sampling import held_out
 from calibration.quality.sizes import SIZES, size_named
@@ -28,8 +27,8 @@ from engine.adapt_folder import read_twin
 from engine.config import read_config
 from sim.errors import InputError, UnknownName
 from sim.plans.spec import strategy_named
+from sim.study.numerals import percent
 from sim.study.options import Parser
-from sim.study.pictures import percent
 from sim.study.terminal import console, show_table, write_text
 
 FOREIGN = {"distil": Recipe(steps=500), "tune": Recipe(steps=500, adam_lr=2e-5)}  # for models that are not ours
@@ -209,6 +208,8 @@ def profile_model(args: argparse.Namespace) -> None:
     out = args.out or DATA / "profiles" / f"{name}.json"
     write_profile(out, profile)
     if args.html:
+        from calibration.quality.picture import profile_page  # plotly is not everywhere where torch is
+
         write_text(args.html, profile_page(profile, head["provenance"]))
     console().print(f"{out}: {profile['tokens']} generated tokens", soft_wrap=True)
 

@@ -6,10 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from calibration.provenance import provenance
 from calibration.quality.adapting import DISTIL, RECORD, TUNE, adapt_to, task_source
 from calibration.quality.answers import ask
 from calibration.quality.examine import Row, Sheet, examine, task_rows
-from calibration.quality.provenance import provenance
 from calibration.quality.sampling import held_out
 from calibration.quality.similarity import watch
 from calibration.quality.suite import Candidate, named, suite

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from calibration.provenance import provenance
 from calibration.quality.forced import forced, perplexity
-from calibration.quality.provenance import provenance
 from calibration.quality.sampling import held_out
 from calibration.quality.sizes import TRAINING, Family, Size
 from calibration.quality.steps import prepared

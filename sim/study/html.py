@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from sim.study.pictures.style import colour, human, label, percent
+from sim.study.numerals import human, percent
+from sim.study.pictures.style import colour, label
 
 LONG = 12  # rows of a table that a figure already shows, from which on it starts folded
 

@@ -5,15 +5,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sim.errors import InputError
 from sim.study.jsonable import dumps
-from sim.study.pictures import human
+from sim.study.numerals import human
+
+if TYPE_CHECKING:
+    import polars as pl
 
 WIDE = 160  # columns of a table that is not shown on a terminal
 Advance = Callable[[str, int, int | None], None]  # what, done, of how many if that is known
@@ -79,7 +82,7 @@ def write_text(path: str, text: str) -> None:
         raise InputError(f"cannot write {path}: {cause.strerror or cause}") from cause
 
 
-def write_parquet(path: str, frame: pl.DataFrame) -> None:
+def write_parquet(path: str, frame: "pl.DataFrame") -> None:
     """Write a frame; raises InputError where that cannot be done."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

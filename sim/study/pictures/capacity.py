@@ -6,7 +6,8 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from sim.study.pictures.style import FAMILIES, INK, Style, change, family, filled, human, label, styles, themed, tick
+from sim.study.numerals import human
+from sim.study.pictures.style import FAMILIES, INK, Style, change, family, filled, label, styles, themed, tick
 
 
 def capacity_bars(study: pl.DataFrame) -> go.Figure:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
+from sim.study.numerals import human
 from sim.study.pictures.style import (
     INK,
     LIMIT,
@@ -14,7 +15,6 @@ from sim.study.pictures.style import (
     change,
     family,
     filled,
-    human,
     in_order,
     label,
     log_ticks,

@@ -8,7 +8,8 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from sim.errors import InputError
-from sim.study.pictures.style import FAINT, colour, in_order, label, percent, themed, wrapped
+from sim.study.numerals import percent
+from sim.study.pictures.style import FAINT, colour, in_order, label, themed, wrapped
 
 TAKEN, GIVEN = "#a8a29a", "#cfd8a8"
 KINDS = ("total", "loss", "result")

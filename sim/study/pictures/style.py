@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
+from sim.study.numerals import percent
+
 INK = "#3d4450"  # text on paper; the report's stylesheet recolours it in dark mode
 FAINT = "rgba(128,128,128,0.28)"  # grid lines, readable on light and dark ground
 LIMIT = "#d64541"  # an SLO
@@ -102,33 +104,6 @@ def _say(name: str, arguments: str) -> str:
         else:
             said.append(f", {key.replace('_', ' ')}\u00a0{value}")  # a name and its number stay on one line
     return NAMES[name] + "".join(said)
-
-
-def human(value: float | None) -> str:
-    """A number in three significant digits: "1,230", "0.0123", "4.5 × 10⁻⁷"; "—" where there is none."""
-    if value is None or math.isnan(value):
-        return "—"
-    if value == 0 or math.isinf(value):
-        return {0.0: "0", math.inf: "∞", -math.inf: "−∞"}[float(value)]
-    exponent = int(f"{value:.2e}".partition("e")[2])
-    if not -4 <= exponent <= 6:
-        mantissa = f"{value:.2e}".partition("e")[0].rstrip("0").rstrip(".")
-        return f"{mantissa} × 10{str(exponent).translate(_SUPERSCRIPT)}".replace("-", "−")
-    rounded = round(value, 2 - exponent)
-    return f"{rounded:,.{max(0, 2 - exponent)}f}".replace("-", "−")
-
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage with at most one decimal: "12.5%"."""
-    if share is None or math.isnan(share):
-        return "—"
-    digits = 0 if abs(share) >= 0.9995 else 1
-    text = f"{100 * share:.{digits}f}"
-    text = "0" if float(text) == 0 else text.removesuffix(".0")
-    return f"{text}%".replace("-", "−")
 
 
 def wrapped(text: str, width: int) -> str:

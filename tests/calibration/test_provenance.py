@@ -1,0 +1,58 @@
+"""What stands beside a figure, and that the machines which measure need no more than torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from calibration import provenance
+from calibration.provenance import clocks_as_found
+
+WITHOUT = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("polars", "simpy", "plotly", "scipy", "numba"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+"""
+
+
+def test_the_commit_is_told_where_the_tree_has_no_history(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "calibration.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("ELIDE_COMMIT", "abc")
+    assert provenance.provenance()["commit"] == "abc"
+
+
+def test_a_package_that_is_missing_is_none():
+    found = provenance.provenance(("torch", "no-such-package"))
+    assert found["torch"]
+    assert found["no-such-package"] is None
+
+
+def test_clocks_are_numbers_or_absent(monkeypatch):
+    def answers(*_, **__):
+        return subprocess.CompletedProcess([], 0, stdout="580.159.04, 1980, 3201, 117.43, [N/A]\n")
+
+    monkeypatch.setattr(provenance.subprocess, "run", answers)
+    found = clocks_as_found()
+    assert found == {
+        "driver": "580.159.04", "sm_mhz": 1980.0, "memory_mhz": 3201.0, "power_w": 117.43, "temperature_c": None,
+    }  # fmt: skip
+
+
+def test_no_clocks_without_the_tool(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(provenance.subprocess, "run", missing)
+    assert clocks_as_found() == {}
+
+
+@pytest.mark.parametrize("module", ["calibration.cli", "calibration.quality.command"])
+def test_imports_without_what_a_gpu_machine_lacks(module):
+    """No polars, SimPy, plotly, SciPy or numba there: measuring must not ask for them."""
+    subprocess.run([sys.executable, "-c", f"{WITHOUT}\nimport {module}"], check=True)
