@@ -4,7 +4,6 @@ from sim.run.replica import (
     FULL,
     GAPS,
     IDLE,
-    LOG_ROWS,
     LOGGED,
     NEXT,
     NOW,
@@ -39,7 +38,7 @@ def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
             if flow.scalars[STEADY]:
                 take_in(replica, flow)
         admit_arrivals(replica)
-        if clock[LOGGED] == LOG_ROWS or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
+        if clock[LOGGED] == replica.log.shape[0] or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
             return FULL
         if begin(replica, flow):
             continue

@@ -68,7 +68,7 @@ class Replica(NamedTuple):
     scratch: Scratch
     emitted: Ints  # [max_num_seqs] tokens per sampling row
     clock: Ints  # [CLOCKS]
-    log: Ints  # [LOG_ROWS, LOG_COLUMNS] iterations since the log was last drained
+    log: Ints  # [rows, LOG_COLUMNS] iterations since the log was last drained
     gaps: Ints  # [...] inter-token gaps of requests that the iteration before left out
 
 

@@ -180,7 +180,7 @@ def admit(asked: Asked, state: State, knobs: Knobs, budget: int) -> int:
         if request == NOBODY:
             break
         hits = prefix_hits(asked, state, knobs, request)
-        start = hits * knobs.hash_tokens
+        start = max(hits * knobs.hash_tokens, state.computed[request])
         wanted = asked.prompt_tokens[request] + state.generated[request] - start
         if knobs.long_prefill > 0:
             wanted = min(wanted, knobs.long_prefill)
@@ -224,15 +224,18 @@ def has_room(asked: Asked, state: State, knobs: Knobs, request: int, hits: int, 
 
 
 def begin(asked: Asked, state: State, knobs: Knobs, request: int, hits: int) -> None:
-    """Move the request from the head of those who wait to the end of those who run."""
+    """Move the request from the head of those who wait to the end of those who run.
+
+    Its keys are those of the prefix cache, or what it brought along: prefill elsewhere leaves them before it arrives.
+    """
     if state.counts[N_FRONT] > 0:
         state.counts[N_FRONT] -= 1
     else:
         state.counts[HEAD] += 1
     take_hits(asked, state, request, hits)
-    state.computed[request] = hits * knobs.hash_tokens
     if state.preempted[request] == 0:
-        state.cached[request] = state.computed[request]
+        state.cached[request] = hits * knobs.hash_tokens
+    state.computed[request] = max(hits * knobs.hash_tokens, state.computed[request])
     state.status[request] = RUNNING
     state.running[state.counts[N_SLOTS]] = request
     state.counts[N_SLOTS] += 1
