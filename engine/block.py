@@ -19,6 +19,11 @@ PREDICATED_ROWS = 2  # above, a row mask saves no weight bytes that cuBLAS would
 GATHERED_ROWS = 192  # from here on a step is bound by compute, and rows left out save time
 
 
+def leaves_unread(x: Tensor, rows: int) -> bool:
+    """Whether the weights of an FFN that none of so many rows needs stay unread; a CPU gathers rows, and reads none."""
+    return not use_triton(x) or rows <= PREDICATED_ROWS or rows >= GATHERED_ROWS
+
+
 @dataclass(frozen=True)
 class Linear:
     """weight [out, in], and a bias or None."""

@@ -7,7 +7,9 @@ no token of the iteration runs are not touched.
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.batch import Batch, RowSet
@@ -53,7 +55,7 @@ class Outcome:
 
     logits: Tensor  # [outputs, vocab]
     gate: GateState | None
-    replayed: bool = False  # by `engine.graphs`
+    replayed: NDArray[np.bool_] | None = None  # [L] layers that `engine.graphs` ran whatever the rows' flags say
 
 
 class DecodePath(Protocol):

@@ -79,7 +79,7 @@ class DecodeGraphs:
             return None
         n, logits = len(batch.place), bucket(batch)
         gate = bucket.segments.gate if batch.eligible is not None else None
-        return Outcome(logits, gate.first_rows(n) if gate else None, replayed=True)
+        return Outcome(logits, gate.first_rows(n) if gate else None, bucket.segments.layers_of(batch))
 
     @torch.inference_mode()
     def finish(self, batch: Batch, streams: Tensor, layer: int) -> Outcome | None:
@@ -96,7 +96,9 @@ class DecodeGraphs:
             return None
         rest = batch.sampled_part(left)
         bucket = self._bucket(rest)
-        return None if bucket is None else Outcome(bucket(rest, streams[batch.outputs]), None, replayed=True)
+        if bucket is None:
+            return None
+        return Outcome(bucket(rest, streams[batch.outputs]), None, bucket.segments.layers_of(rest))
 
     def _bucket(self, batch: Batch) -> Bucket | None:
         """The least bucket that holds the batch, if its tokens are single and its masks say all."""

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.batch import Batch
+from engine.block import leaves_unread
 from engine.forward import Outcome
 from sim.plans.model import ModelShape
 from sim.plans.plan import ATTN, FFN, KV
@@ -48,13 +51,13 @@ class Metrics:
         runs = {flag: (flags & flag) > 0 for flag in (ATTN, FFN, KV)}
         head = size.p_head if len(batch.outputs) else 0
         params = {ATTN: size.p_qo, KV: size.p_kv, FFN: size.p_ffn}
-        read = sum(int(runs[flag].any(axis=0).sum()) * count for flag, count in params.items())
+        read = sum(int(_read(batch, outcome, flag).sum()) * count for flag, count in params.items())
         context = (batch.place + 1) * (2 * size.d_kv * self.kv_size)
         self.blocks_asked += int(runs[ATTN].sum() + runs[FFN].sum())
         self.weight_bytes += self.weight_size * (read + head)
         self.kv_read_bytes += int((context * runs[ATTN].sum(axis=1)).sum())
-        self.graph_hits += outcome.replayed
-        self.graph_misses += not outcome.replayed
+        self.graph_hits += outcome.replayed is not None
+        self.graph_misses += outcome.replayed is None
         self._note_gate(batch, outcome)
         if draft:
             return
@@ -73,7 +76,7 @@ class Metrics:
             return
         active = outcome.gate.active != 0  # [L, rows]
         asked = torch.from_numpy((batch.flags.T & FFN) > 0).to(active.device)
-        empty = asked.any(1) & ~(asked & active).any(1)
+        empty = asked.any(1) & ~(asked & active).any(1) & leaves_unread(active, len(batch.place))
         found = torch.stack([(asked & ~active).sum(), empty.sum()])
         self._gated = found if self._gated is None else self._gated + found
 
@@ -109,6 +112,21 @@ class Metrics:
             "graph_misses": self.graph_misses,
             "agreement_top1": _share(self.agreed, self.compared) if self.compared else float("nan"),
         }
+
+
+def _read(batch: Batch, outcome: Outcome, flag: int) -> NDArray[np.bool_]:
+    """The layers whose weights of that kind the pass read, [L], the gate left aside.
+
+    Gathered, those that some token asks for. A replay runs whole segments and reads more: all but FFNs behind a mask.
+    """
+    asked = np.asarray(((batch.flags & flag) > 0).any(axis=0))
+    if outcome.replayed is None or (flag == FFN and leaves_unread(outcome.logits, len(batch.place))):
+        return asked
+    if flag == KV:  # the layer's own; keys of one stream for many layers are projected where they are asked for
+        plan = batch.plan
+        own = np.isin(np.arange(plan.layers), plan.caches) & (plan.kv_input == np.arange(plan.layers))
+        return asked | (outcome.replayed & own)
+    return asked | outcome.replayed
 
 
 def _share(part: float, whole: float) -> float:

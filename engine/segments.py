@@ -98,9 +98,16 @@ class Segments:
             does[source] |= ((batch.flags[:, np.asarray(bulk.layers)] & KV) > 0).any()
         return [i for i, (first, last) in enumerate(self.spans) if does[first:last].any()]
 
+    def layers_of(self, batch: Batch) -> NDArray[np.bool_]:
+        """The layers of the needed segments, [L]: their weights are read, but for FFNs that a mask leaves out."""
+        runs = np.zeros(len(self.forward.model.blocks), dtype=bool)
+        for i in self.needed(batch):
+            runs[slice(*self.spans[i])] = True
+        return runs & [block is not None for block in self.forward.model.blocks]
+
     def covers(self, batch: Batch) -> bool:
         """Whether the masks that the segments look at say all that the batch's tokens leave out."""
-        runs = np.concatenate([np.arange(*self.spans[i]) for i in self.needed(batch)])
+        runs = self.layers_of(batch)
         flags = batch.flags[:, runs]
         attn, ffn = (flags & ATTN) > 0, (flags & FFN) > 0
         return bool((attn | self._masks_attn[runs]).all() and (ffn | self._masks_ffn[runs]).all())

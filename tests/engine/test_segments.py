@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import engine.block
 from engine.graphs import DecodeGraphs
 from engine.llm import LLM
 from tests.engine.tinies import folder_of, greedy, llm_of, prompts_of, recorded, tokens_of
@@ -60,6 +61,27 @@ def test_only_needed_segments_run():
         bucket.spans = [lambda i=i, step=step: (ran.append(i), step()) for i, step in enumerate(bucket.spans)]
     tokens_of(llm, prompts_of(9), 4)
     assert ran == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize("spec", ["skip_decode:max_budget=6,min_budget=2,schedule_tokens=5", "static_depth:drop=2"])
+def test_a_replay_saves_the_bytes_that_its_segments_leave_out(monkeypatch, spec):
+    """As on a GPU: whole segments are read; with one layer in each that is what the plan asks for."""
+    monkeypatch.setattr(engine.block, "use_triton", lambda x: True)
+    monkeypatch.setattr(engine.block, "PREDICATED_ROWS", 0)
+
+    def saved(segments: int | None) -> float:
+        llm = llm_of("llama-gqa", spec, dtype="float64")
+        if segments:
+            llm.engine.forward.decode = DecodeGraphs(
+                llm.engine.forward, max_rows=4, max_context=512, capture=False, segments=segments
+            )
+        tokens_of(llm, prompts_of(9, 14, 5, seed=3), 8)
+        return llm.metrics.summary()["weight_bytes_skip_realised"]
+
+    assert saved(6) == saved(None) > 0
+    skips_for_all = spec.startswith("static_depth")  # layers that are not there are never read
+    assert saved(1) == (saved(None) if skips_for_all else 0)
+    assert saved(1) <= saved(2) <= saved(3) <= saved(6)
 
 
 @pytest.mark.parametrize("spec", ["swift_kv:keep=2,group=2", "swift_kv:keep=3+skip_decode:speedup=2,schedule_tokens=6"])
