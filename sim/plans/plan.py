@@ -52,6 +52,7 @@ class SkipPlan:
     draft: DraftRule | None = None
     monotone: bool = True  # promised: what token t+1 runs, token t ran
     note: str = field(default="", compare=False)
+    schedule_tokens: int = 0  # generated tokens that the strategy's table spans; `decode` holds its repeats once
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
@@ -62,6 +63,7 @@ class SkipPlan:
         decode = np.array(self.decode, dtype=np.uint8)
         if decode.ndim != 2 or not decode.shape[0]:
             raise PlanError(f"plan {self.name!r}: decode has shape {decode.shape}; it must be [tokens ≥ 1, layers]")
+        freeze(self, "schedule_tokens", max(self.schedule_tokens, decode.shape[0]))
         freeze(self, "decode", _frozen(_trim(decode), np.uint8))
         self._check_shapes()
         self._check_owners()
@@ -119,12 +121,18 @@ class SkipPlan:
         return used.astype(bool)
 
     @property
+    def schedule(self) -> Flags:
+        """The decode table in full, its last row repeated to the schedule's end, [schedule_tokens, L]."""
+        rows = np.minimum(np.arange(self.schedule_tokens), self.decode.shape[0] - 1)
+        return self.decode[rows]
+
+    @property
     def nominal_skip(self) -> float:
-        """Share of attention and FFN blocks that one decode step leaves out, averaged over the table's rows."""
-        attention = ((self.decode & ATTN) > 0).sum()
+        """Share of attention and FFN blocks that one decode step leaves out, averaged over the schedule."""
+        schedule = self.schedule
         kept = 1.0 - self.gate.skip if self.gate else np.ones(self.layers)  # a gate only skips an FFN that is there
-        ffn = (((self.decode & FFN) > 0) * kept).sum()
-        return 1.0 - float(attention + ffn) / (2 * self.decode.size)
+        ran = ((schedule & ATTN) > 0).sum() + (((schedule & FFN) > 0) * kept).sum()
+        return 1.0 - float(ran) / (2 * schedule.size)
 
     @property
     def prompt_skip(self) -> float:

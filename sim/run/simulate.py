@@ -10,7 +10,7 @@ import simpy
 
 from sim.cost.deployment import Deployment
 from sim.cost.lower import lower
-from sim.cost.tables import scratch_for
+from sim.cost.tables import Tables, scratch_for
 from sim.cost.times import KernelTimes, times_for
 from sim.errors import CapacityError, InputError
 from sim.plans.plan import SkipPlan
@@ -61,15 +61,16 @@ class Simulation:
     oversized: Oversized = "error"  # or refuse: count requests that can never run as failed
     seed: int = 0
 
-    def run(self, *, stepwise: bool = False, progress: Progress | None = None) -> Result:
+    def run(self, *, stepwise: bool = False, progress: Progress | None = None, tables: Tables | None = None) -> Result:
         """What happened. `stepwise` runs the slow, interpreted twin: the same result, bit for bit.
 
-        `progress` is told (requests done, requests) now and then. Raises InputError where a request can never run and
-        `oversized` is "error", CapacityError where the weights do not fit.
+        `progress` is told (requests done, requests) now and then. `tables` is what `price_list` gives, where runs
+        share it. Raises InputError where a request can never run and `oversized` is "error", CapacityError where the
+        weights do not fit.
         """
         started = perf_counter()
         times = self.times or times_for(self.deployment.gpu.name)
-        replica = self._replica(times)
+        replica = self._replica(times, tables)
         self._refuse_oversized(replica.asked, replica.knobs)
         log = Log(replica, progress)
         env = simpy.Environment(initial_time=0)
@@ -93,7 +94,15 @@ class Simulation:
             wall_s=perf_counter() - started,
         )
 
-    def _replica(self, times: KernelTimes) -> Replica:
+    def price_list(self) -> Tables:
+        """What steps are priced from: the same for every workload, and longer in the making than many a run."""
+        return self._lowered(self.times or times_for(self.deployment.gpu.name))
+
+    def _lowered(self, times: KernelTimes) -> Tables:
+        context = self.max_context or self.deployment.model.max_context
+        return lower(self.plan, self.deployment, times, self.config, max_context=context)
+
+    def _replica(self, times: KernelTimes, tables: Tables | None = None) -> Replica:
         work, config = self.workload, self.config
         context = self.max_context or self.deployment.model.max_context
         caching = config.prefix_caching and work.hash_ids is not None
@@ -106,7 +115,7 @@ class Simulation:
         )
         hash_tokens = work.hash_block_tokens if caching else 0
         knobs = knobs_of(config, self.plan, kv_blocks=blocks, max_context=context, hash_tokens=hash_tokens)
-        tables = lower(self.plan, self.deployment, times, config, max_context=context)
+        tables = tables or self._lowered(times)
         clock = np.zeros(CLOCKS, dtype=np.int64)
         clock[STEP_END] = NOBODY
         clock[CONCURRENCY] = clock[RELEASED] = work.concurrency

@@ -9,7 +9,7 @@ from sim.run.metrics import Slo
 from sim.run.result import Result
 from sim.study.capacity import Capacity, capacity_of, sustains
 from sim.study.profile import Profile, profile_of
-from sim.study.service import Service, kernel_times
+from sim.study.service import Service
 
 REALISED = ("flops_saved", "weight_bytes_saved", "kv_read_bytes_saved", "kv_capacity_saved")
 
@@ -33,9 +33,8 @@ def assess(service: Service, slo: Slo, seeds: Sequence[int], tolerance: float) -
     except CapacityError as cause:
         why_not = str(cause)
     together = service.run(service.load.together(seeds[0]), seed=seeds[0])
-    times = kernel_times(service.deployment.gpu.name, service.source)
     run = service.at(capacity.brackets[0].low, seeds[0]) if capacity else together
-    return Assessment(service.plan, capacity, why_not, profile_of(together, times), figures(run))
+    return Assessment(service.plan, capacity, why_not, profile_of(together, service.times), figures(run))
 
 
 def figures(result: Result) -> dict[str, float]:

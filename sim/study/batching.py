@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from sim.cost.deployment import Deployment
-from sim.cost.times import Source
+from sim.cost.times import KernelTimes, times_for
 from sim.errors import CapacityError
 from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan
@@ -21,7 +21,7 @@ from sim.run.result import Result
 from sim.run.simulate import Simulation
 from sim.serving.config import Policy, SchedulerConfig
 from sim.study.profile import met_shares
-from sim.study.service import Service, kernel_times
+from sim.study.service import Service
 from sim.workload.generate import closed_loop
 from sim.workload.lengths import Fixed, Lengths, RangeRatio
 
@@ -50,7 +50,7 @@ def independent_ffn_skip(model: ModelShape, share: float = 0.25) -> SkipPlan:
 
 
 def ffn_saving(
-    on: Deployment, source: Source = "auto", *, share: float = 0.25, batches: Sequence[int] = FFN_BATCHES
+    on: Deployment, times: KernelTimes | None = None, *, share: float = 0.25, batches: Sequence[int] = FFN_BATCHES
 ) -> pl.DataFrame:
     """Weight bytes that FFN skipping saves, by batch: strategy, batch, nominal, realised, speedup.
 
@@ -60,11 +60,13 @@ def ffn_saving(
     plans = (strategy_named(f"ffn_skip:share={share}", on.model), independent_ffn_skip(on.model, share))
     lengths = (Fixed(64), RangeRatio(256, 0.999))
     held = [batch for batch in batches if fits(on, batch, 64 + 511)]
-    rows = [_row(on, plan, source, CONTINUOUS, batch, lengths) for plan in plans for batch in held]
+    rows = [_row(on, plan, times, CONTINUOUS, batch, lengths) for plan in plans for batch in held]
     return pl.DataFrame(rows, schema=BATCH_SCHEMA).drop("model", "policy", "decode_speedup", "kv_saved")
 
 
-def depth_saving(on: Deployment, source: Source = "auto", *, batches: Sequence[int] = DEPTH_BATCHES) -> pl.DataFrame:
+def depth_saving(
+    on: Deployment, times: KernelTimes | None = None, *, batches: Sequence[int] = DEPTH_BATCHES
+) -> pl.DataFrame:
     """What SkipDecode saves, by batch and policy: strategy, model, policy, batch, nominal, realised, kv_saved,
     speedup, decode_speedup.
 
@@ -76,7 +78,7 @@ def depth_saving(on: Deployment, source: Source = "auto", *, batches: Sequence[i
     plan = skip_decode(on.model, max_budget=layers, min_budget=max(2, layers // 4))
     settings = ((CONTINUOUS, (Fixed(512), RangeRatio(128, 0.999))), (EQUAL_AGE, (Fixed(512), Fixed(256))))
     held = [batch for batch in batches if fits(on, batch, 512 + 256)]
-    rows = [_row(on, plan, source, setting, batch, lengths) for setting, lengths in settings for batch in held]
+    rows = [_row(on, plan, times, setting, batch, lengths) for setting, lengths in settings for batch in held]
     return pl.DataFrame(rows, schema=BATCH_SCHEMA)
 
 
@@ -98,7 +100,12 @@ def fits(on: Deployment, batch: int, tokens: int) -> bool:
 
 
 def _row(
-    on: Deployment, plan: SkipPlan, source: Source, setting: str, batch: int, lengths: tuple[Lengths, Lengths]
+    on: Deployment,
+    plan: SkipPlan,
+    times: KernelTimes | None,
+    setting: str,
+    batch: int,
+    lengths: tuple[Lengths, Lengths],
 ) -> dict[str, object]:
     """One batch size under one policy, against the dense model on the same requests."""
     equal_age = setting == EQUAL_AGE
@@ -107,7 +114,7 @@ def _row(
     work = closed_loop(requests=requests, concurrency=batch, prompts=prompts, outputs=outputs)
     policy: Policy = "static" if equal_age else "chunked"
     config = SchedulerConfig(policy=policy, max_num_seqs=batch)
-    times = kernel_times(on.gpu.name, source)
+    times = times or times_for(on.gpu.name)
     base, run = (Simulation(work, on, p, config, times=times).run() for p in (dense(on.model), plan))
     m = on.model
     layers = m.layers * m.p_layer

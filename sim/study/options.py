@@ -3,17 +3,16 @@
 import argparse
 from typing import NoReturn
 
-from sim.cost.deployment import Frontend, Host
 from sim.errors import InputError
 from sim.run.metrics import Slo
-from sim.serving.config import SchedulerConfig
+from sim.study.engines import DEFAULT_ENGINE
 
 HOST = {
     "step_ns": "CPU nanoseconds per step",
     "row_ns": "CPU nanoseconds per sequence and step",
-    "graph_rows": "most tokens of a step that CUDA graphs replay",
     "graph_gap_ns": "nanoseconds between two kernels of a graph",
     "eager_launch_ns": "nanoseconds to launch a kernel without a graph",
+    "graph_rows": "most tokens of a step that CUDA graphs replay",
 }
 FRONTEND = {
     "request_ns": "nanoseconds before the engine sees a request",
@@ -63,25 +62,34 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-gpu-blocks", type=int, metavar="N", help="KV blocks as the server reports them")
     group.add_argument("--max-context", type=int, metavar="TOKENS", help="default: the model's")
     group.add_argument("--source", default="auto", help="kernel times: auto, measured or roofline")
-    for prefix, base, knobs in (("host", Host(), HOST), ("frontend", Frontend(), FRONTEND)):
+    group = parser.add_argument_group("engine", "what is not given is the engine's own")
+    group.add_argument(
+        "--engine",
+        default=DEFAULT_ENGINE,
+        metavar="NAME",
+        help=f"vllm-0.11, sglang, trtllm-1.0, …, or a .json of `calibration import --out` ({DEFAULT_ENGINE})",
+    )
+    for prefix, knobs in (("host", HOST), ("frontend", FRONTEND)):
         for name, what in knobs.items():
-            value = getattr(base, name)
-            flag = f"--{prefix}-{name.replace('_', '-')}"
-            group.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} ({value})")
-    group.add_argument("--host-overlap", action="store_true", help="the CPU prepares a step while the GPU runs one")
-    group.add_argument("--host-eager-prompts", action="store_true", help="CUDA graphs replay pure decode steps alone")
+            group.add_argument(f"--{prefix}-{name.replace('_', '-')}", type=int, metavar="N", help=what)
+    yes_or_no = argparse.BooleanOptionalAction
+    group.add_argument("--host-overlap", action=yes_or_no, help="the CPU prepares a step while the GPU runs one")
+    group.add_argument("--host-eager-prompts", action=yes_or_no, help="CUDA graphs replay pure decode steps alone")
 
 
 def add_scheduler(parser: argparse.ArgumentParser) -> None:
     """The scheduler's knobs, under vLLM's names."""
-    base = SchedulerConfig()
-    group = parser.add_argument_group("scheduler")
-    group.add_argument("--policy", default=base.policy, help="chunked (vLLM V1), prefill_first (V0) or static")
-    group.add_argument("--max-num-seqs", type=int, default=base.max_num_seqs, metavar="N")
-    group.add_argument("--max-num-batched-tokens", type=int, default=base.max_num_batched_tokens, metavar="N")
-    group.add_argument("--long-prefill-token-threshold", type=int, default=0, metavar="N")
-    group.add_argument("--block-tokens", type=int, default=base.block_tokens, metavar="N", help="tokens per KV block")
-    group.add_argument("--prefix-caching", action="store_true", help="reuse blocks by hash, where the trace has hashes")
+    group = parser.add_argument_group("scheduler", "what is not given is the engine's own")
+    group.add_argument("--policy", help="chunked (vLLM V1), prefill_first (V0) or static")
+    group.add_argument("--max-num-seqs", type=int, metavar="N")
+    group.add_argument("--max-num-batched-tokens", type=int, metavar="N")
+    group.add_argument("--long-prefill-token-threshold", type=int, metavar="N")
+    group.add_argument("--block-tokens", type=int, metavar="N", help="tokens per KV block")
+    group.add_argument(
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        help="reuse blocks by hash, where the trace has hashes",
+    )
     group.add_argument("--oversized", default="error", help="requests that never fit: error or refuse (and count)")
 
 

@@ -86,7 +86,7 @@ def _mean_work(rows: Flags, model: ModelShape, ffn_kept: NDArray[np.float64] | f
 
 
 def _table_work(plan: SkipPlan, model: ModelShape) -> float:
-    return _mean_work(plan.decode, model, 1.0 - plan.gate.skip if plan.gate else 1.0)
+    return _mean_work(plan.schedule, model, 1.0 - plan.gate.skip if plan.gate else 1.0)
 
 
 def met_shares(

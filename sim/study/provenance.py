@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sim.cost.deployment import Deployment
+from sim.cost.profiles import EngineProfile
 from sim.cost.times import KernelTimes
 from sim.serving.config import SchedulerConfig
-from sim.study.service import kernel_times
 
 if TYPE_CHECKING:
     from sim.study.study import Study
 
+ENGINE_FACTS = ("like", "gpus", "models", "settings", "sources", "command")
 DEFINITIONS = {
     "capacity": "largest rate at which the SLO holds and the number in the system does not grow (2 % of arrivals)",
     "interval": "90 %: Student's t over the seeds, widened by the search's bracket; of this traffic, not of the model",
@@ -27,8 +30,8 @@ DEFINITIONS = {
 
 def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str, object]:
     """The provenance as nested mappings."""
-    on = study.deployment
-    times = kernel_times(on.gpu.name, study.source)
+    service = study.services[0]
+    on, times = service.deployment, service.times
     return {
         "question": {
             "model": on.model.name,
@@ -46,9 +49,10 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
             "dollars_per_gpu_hour": price,
         },
         "deployment": deployment_facts(on),
-        "scheduler": scheduler_facts(study.config),
+        "scheduler": scheduler_facts(service.config),
         "search": {"seeds": list(study.seeds), "tolerance": study.tolerance},
         "definitions": DEFINITIONS,
+        "engine": engine_facts(service.engine),
         "kernel_times": kernel_facts(times, on),
         "model_source": on.model.source,
         "gpu_datasheet": dict(on.gpu.sources),
@@ -73,6 +77,21 @@ def _prices(fit: str, on: Deployment) -> bool:
     if kernel == "gemm":
         return rest[:1] == [on.weights] or rest[:1] == ["bf16"]
     return kernel == "elementwise" or rest[:2] == [on.kv, str(on.model.head_dim)]
+
+
+def engine_facts(engine: EngineProfile | None) -> dict[str, object]:
+    """The profile by name: its parameters, which of them were fitted, how far off it is, and what it was fitted to."""
+    if engine is None:
+        return {"name": None}
+    sd = np.sqrt(np.diag(np.array(engine.covariance))) if engine.fitted else ()
+    return {
+        "name": engine.name,
+        "versions": engine.versions,
+        "parameters": engine.parameters,
+        "fitted_to_a_standard_error_of": dict(zip(engine.fitted, map(float, sd))),
+        "servers_scatter_by": engine.residual_sd,
+        **{name: engine.provenance[name] for name in ENGINE_FACTS if name in engine.provenance},
+    }
 
 
 def deployment_facts(on: Deployment) -> dict[str, object]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from sim.cost.profiles import EngineProfile
 from sim.run.metrics import Slo
 from sim.run.result import Result
 from sim.study.capacity import is_stable
@@ -25,7 +26,7 @@ def facts_of(result: Result) -> str:
     )
 
 
-def run_summary(result: Result, slo: Slo) -> dict[str, object]:
+def run_summary(result: Result, slo: Slo, engine: EngineProfile | None = None) -> dict[str, object]:
     """`Result.summary()` with the SLO, cost, attribution and warnings: what `simulate --json` emits."""
     summary = result.summary()
     goodput, share = result.goodput(slo)
@@ -33,6 +34,7 @@ def run_summary(result: Result, slo: Slo) -> dict[str, object]:
     rate = float(summary["output_tokens_per_s"])  # type: ignore[arg-type]
     busy = float(summary["busy_share"])  # type: ignore[arg-type]
     return summary | {
+        "engine": engine.name if engine else None,
         "slo": {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "percentile": slo.percentile},
         "slo_met_share": share,
         "goodput_per_s": goodput,

@@ -1,9 +1,11 @@
 """One strategy on one deployment under one kind of load: everything about a run but the rate and the seed."""
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 from sim.cost.deployment import Deployment
+from sim.cost.profiles import EngineProfile
+from sim.cost.tables import Tables
 from sim.cost.times import KernelTimes, Source, times_for
 from sim.plans.plan import SkipPlan
 from sim.run.result import Result
@@ -21,7 +23,12 @@ def kernel_times(gpu: str, source: Source) -> KernelTimes:
 
 @dataclass(frozen=True)
 class Service:
-    """What serves the requests, and which ones they are."""
+    """What serves the requests, and which ones they are.
+
+    Deployment and scheduler are as they run. `engine` is the profile they were taken from: it scales the kernel times,
+    and says how well all of that is known; without one, kernels take as long as they were measured to take. `kernels`
+    replaces both.
+    """
 
     load: Load
     deployment: Deployment
@@ -30,21 +37,38 @@ class Service:
     source: Source = "auto"
     max_context: int | None = None
     oversized: Oversized = "error"
+    engine: EngineProfile | None = None
+    kernels: KernelTimes | None = None
+
+    @property
+    def times(self) -> KernelTimes:
+        """The kernel times that steps are priced with."""
+        if self.kernels is not None:
+            return self.kernels
+        measured = kernel_times(self.deployment.gpu.name, self.source)
+        return self.engine.scaled(measured) if self.engine else measured
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return self.simulation(self.load.alone(1)).price_list()
 
     def at(self, qps: float, seed: int = 0) -> Result:
         """The run at a rate. Raises what `Simulation.run` raises."""
         return self.run(self.load.at(qps, seed), seed=seed)
 
-    def run(self, workload: Workload, *, seed: int = 0, progress: Progress | None = None) -> Result:
-        """The run of a workload. `seed` decides which drafts are accepted."""
-        simulation = Simulation(
+    def simulation(self, workload: Workload, *, seed: int = 0) -> Simulation:
+        """The run of a workload, not yet run. `seed` decides which drafts are accepted."""
+        return Simulation(
             workload,
             self.deployment,
             self.plan,
             self.config,
-            times=kernel_times(self.deployment.gpu.name, self.source),
+            times=self.times,
             max_context=self.max_context,
             oversized=self.oversized,
             seed=seed,
         )
-        return simulation.run(progress=progress)
+
+    def run(self, workload: Workload, *, seed: int = 0, progress: Progress | None = None) -> Result:
+        """What happened to a workload."""
+        return self.simulation(workload, seed=seed).run(progress=progress, tables=self._tables)

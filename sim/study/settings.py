@@ -3,30 +3,52 @@
 import argparse
 from typing import Any, cast
 
-from sim.cost.deployment import Deployment, Frontend, Host
+from sim.cost.deployment import Deployment
 from sim.cost.hardware import gpu_named
+from sim.cost.profiles import EngineProfile, profile_named
 from sim.cost.times import Source
 from sim.errors import InputError
 from sim.plans.catalogue import model_named
+from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
 from sim.run.simulate import Oversized
 from sim.serving.config import SchedulerConfig
 from sim.study.capacity import MOST_SEEDS
+from sim.study.engines import IN_NS, scheduler_under, stated
 from sim.study.loads import LengthLoad, Load, NamedLoad, TraceLoad
 from sim.study.options import FRONTEND, HOST
-from sim.study.service import kernel_times
+from sim.study.service import Service, kernel_times
 from sim.workload.arrivals import Offline, arrivals_named
 from sim.workload.lengths import quantiles_named
 from sim.workload.traces import read_trace
 
 DEFAULT_WORKLOAD = "azure-conv"
+SCHEDULER = (
+    "policy",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "long_prefill_token_threshold",
+    "block_tokens",
+    "prefix_caching",
+)
+
+
+def engine_of(args: argparse.Namespace) -> EngineProfile:
+    """The engine that the options describe: a profile, with what is given stated."""
+    given: dict[str, Any] = {name: getattr(args, f"host_{name}") for name in HOST}
+    given |= {name: getattr(args, f"frontend_{name}") for name in FRONTEND}
+    given = {name: value for name, value in given.items() if value is not None}
+    switches = {name: value for name, value in given.items() if name not in IN_NS}
+    if args.host_overlap is not None:
+        switches["overlap"] = args.host_overlap
+    if args.host_eager_prompts is not None:
+        switches["graph_prompts"] = not args.host_eager_prompts
+    return stated(profile_named(args.engine), {name: given[name] for name in given if name in IN_NS}, switches)
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
-    """The deployment that the options describe."""
-    host: dict[str, Any] = {name: getattr(args, f"host_{name}") for name in HOST}
-    frontend: dict[str, Any] = {name: getattr(args, f"frontend_{name}") for name in FRONTEND}
-    return Deployment(
+    """The deployment that the options describe, on its engine."""
+    bare = Deployment(
         model=model_named(args.model),
         gpu=gpu_named(args.gpu),
         tp=args.tp,
@@ -34,20 +56,28 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         kv=args.kv,
         memory_utilization=args.memory_utilization,
         kv_blocks=args.num_gpu_blocks,
-        host=Host(**host, overlap=args.host_overlap, graph_prompts=not args.host_eager_prompts),
-        frontend=Frontend(**frontend),
     )
+    return engine_of(args).on(bare)
 
 
 def scheduler_of(args: argparse.Namespace) -> SchedulerConfig:
     """The scheduler that the options describe."""
-    return SchedulerConfig(
-        policy=args.policy,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        long_prefill_token_threshold=args.long_prefill_token_threshold,
-        block_tokens=args.block_tokens,
-        prefix_caching=args.prefix_caching,
+    given = {name: getattr(args, name) for name in SCHEDULER if getattr(args, name) is not None}
+    return scheduler_under(profile_named(args.engine), gpu_named(args.gpu), given)
+
+
+def service_of(args: argparse.Namespace, load: Load) -> Service:
+    """The service that the options describe, under `--strategy`."""
+    on = deployment_of(args)
+    return Service(
+        load,
+        on,
+        strategy_named(args.strategy, on.model),
+        scheduler_of(args),
+        source_of(args, on),
+        args.max_context,
+        oversized_of(args),
+        engine_of(args),
     )
 
 

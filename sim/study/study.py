@@ -11,6 +11,7 @@ import polars as pl
 
 from sim.cost.deployment import Deployment
 from sim.cost.hardware import gpu_named
+from sim.cost.profiles import EngineProfile
 from sim.cost.times import Source
 from sim.errors import CapacityError
 from sim.plans.catalogue import model_named
@@ -21,6 +22,7 @@ from sim.serving.config import SchedulerConfig
 from sim.study.assess import Assessment, assess, latencies
 from sim.study.batching import depth_saving, ffn_saving, streams_and_load
 from sim.study.capacity import replicas_for
+from sim.study.engines import DEFAULT_ENGINE, on_engine, profile_of
 from sim.study.loads import Load, NamedLoad
 from sim.study.outcome import Outcome
 from sim.study.pool import Job, executor, run_all
@@ -62,7 +64,8 @@ class Study:
     strategies: Sequence[str] = STRATEGIES
     demand_qps: float = 100.0
     slo: Slo = field(default_factory=Slo)
-    config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    engine: EngineProfile | str | None = DEFAULT_ENGINE  # None: deployment as it is, kernels as they were measured
+    config: SchedulerConfig | None = None  # default: the engine's
     seeds: Sequence[int] = (0, 1, 2)
     tolerance: float = 0.02
     source: Source = "auto"
@@ -93,9 +96,10 @@ class Study:
         """One service per strategy, the dense one first; a plan that is asked for twice counts once."""
         plans = [strategy_named(spec, self.deployment.model) for spec in ("dense", *self.strategies)]
         unique = {plan.digest: plan for plan in reversed(plans)}
-        first = Service(
-            self.load, self.deployment, plans[0], self.config, self.source, self.max_context, self.oversized
-        )
+        engine = profile_of(self.engine)
+        config = self.config or (engine.config(self.deployment.gpu) if engine else SchedulerConfig())
+        on = on_engine(self.deployment, engine)
+        first = Service(self.load, on, plans[0], config, self.source, self.max_context, self.oversized, engine)
         return [replace(first, plan=unique[digest]) for digest in dict.fromkeys(plan.digest for plan in plans)]
 
     @cached_property
@@ -134,14 +138,14 @@ class Study:
             (f"{s.plan.name}: latencies", (latencies, (s, self.slo, rates_of(a, qps), self.seeds[0])))
             for s, a in zip(services, found)
         ]
-        on = self.deployment
+        on, times = services[0].deployment, services[0].times
         other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)  # no shared KV heads
         several = [s for s in services if not s.plan.gate][:4]
         jobs.append(("one stream and many", (streams_and_load, (several, COMMON * qps))))
         if self.batching:
             models = [on] if on.model == other.model else [on, other]
-            jobs.append(("FFN skipping by batch", (ffn_saving, (on, self.source))))
-            jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, self.source))) for d in models]
+            jobs.append(("FFN skipping by batch", (ffn_saving, (on, times))))
+            jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, times))) for d in models]
         answers = run_all(pool, jobs, self._ticker(len(services), len(services) + len(jobs)))
         points = [row for rows in answers[: len(services)] for row in rows]
         streams, *batched = answers[len(services) :]

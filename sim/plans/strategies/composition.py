@@ -31,7 +31,7 @@ def compose(*plans: SkipPlan) -> SkipPlan:
             raise PlanError(f"cannot compose {both}")
     home = _keeper_of_keys(plans)
     _check_drafts(plans)
-    tokens = max(plan.decode.shape[0] for plan in plans)
+    tokens = max(plan.schedule_tokens for plan in plans)
     rows = _intersection([_rows(plan, tokens) for plan in plans], home.kv_owner)
     return SkipPlan(
         name="+".join(plan.name for plan in plans if not plan.is_dense) or "dense",

@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
 from sim.study.assess import figures
 from sim.study.capacity import Capacity, capacity_of, replicas_for
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_search, add_slo
 from sim.study.pictures import label, percent
 from sim.study.service import Service
-from sim.study.settings import deployment_of, oversized_of, rated_load_of, scheduler_of, seeds_of, slo_of, source_of
+from sim.study.settings import rated_load_of, seeds_of, service_of, slo_of
 from sim.study.terminal import between, console, figure, progress, say_json, show_table
 
 EXAMPLE = """\
@@ -35,11 +34,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, and say what was found."""
-    on, slo, load = deployment_of(args), slo_of(args), rated_load_of(args)
     replicas_for(args.demand_qps, 1.0)
-    plan = strategy_named(args.strategy, on.model)
-    service = Service(load, on, plan, scheduler_of(args), source_of(args, on), args.max_context, oversized_of(args))
-    seeds = seeds_of(args)
+    service, slo, seeds = service_of(args, rated_load_of(args)), slo_of(args), seeds_of(args)
     with progress(quiet=args.json) as bar:
         tell = (lambda what: bar(what, 0, None)) if bar else None
         found = capacity_of(service, slo, seeds=seeds, tolerance=args.tolerance, tell=tell)

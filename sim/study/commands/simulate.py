@@ -6,14 +6,12 @@ from functools import partial
 from rich.console import Console
 
 from sim.errors import InputError
-from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
 from sim.run.result import Result
 from sim.study.loads import Load, TraceLoad
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_slo, add_workload
 from sim.study.run_report import facts_of, run_report, run_summary
-from sim.study.service import Service
-from sim.study.settings import deployment_of, load_of, oversized_of, scheduler_of, seed_of, slo_of, source_of
+from sim.study.settings import load_of, seed_of, service_of, slo_of
 from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_parquet, write_text
 from sim.workload.arrivals import arrivals_named
 from sim.workload.workload import Workload
@@ -47,9 +45,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run, and say what happened."""
-    on, slo, load = deployment_of(args), slo_of(args), load_of(args)
-    plan = strategy_named(args.strategy, on.model)
-    service = Service(load, on, plan, scheduler_of(args), source_of(args, on), args.max_context, oversized_of(args))
+    slo, load = slo_of(args), load_of(args)
+    service = service_of(args, load)
     work = workload_of(args, load)
     with progress(quiet=args.json) as bar:
         result = service.run(work, seed=seed_of(args), progress=partial(bar, "simulating") if bar else None)
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_text(args.html, run_report(result, slo))
     if args.json:
-        say_json(run_summary(result, slo))
+        say_json(run_summary(result, slo, service.engine))
     else:
         show(console(), result, slo)
     return 0

@@ -12,7 +12,16 @@ from sim.study.options import Parser, add_deployment, add_json, add_scheduler, a
 from sim.study.outcome import Outcome
 from sim.study.pictures import label, percent
 from sim.study.quality import NOT_MEASURED
-from sim.study.settings import deployment_of, oversized_of, rated_load_of, scheduler_of, seeds_of, slo_of, source_of
+from sim.study.settings import (
+    deployment_of,
+    engine_of,
+    oversized_of,
+    rated_load_of,
+    scheduler_of,
+    seeds_of,
+    slo_of,
+    source_of,
+)
 from sim.study.study import STRATEGIES, Study
 from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_text
 
@@ -50,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             strategies=args.strategy or STRATEGIES,
             demand_qps=args.demand_qps,
             slo=slo_of(args),
+            engine=engine_of(args),
             config=scheduler_of(args),
             seeds=seeds_of(args),
             tolerance=args.tolerance,

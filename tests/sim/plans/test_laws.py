@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sim.errors import PlanError
@@ -14,6 +14,7 @@ from sim.plans.plan import FULL, SkipPlan, dense_digest, plan_of
 from sim.plans.rules import FfnGate
 from sim.plans.strategies import (
     STRATEGIES,
+    compose,
     cross_layer_kv,
     early_exit,
     ffn_skip,
@@ -140,6 +141,18 @@ def test_repeats_at_the_end_are_trimmed(data: st.DataObject, model: ModelShape, 
     assert longer.decode.shape == plan.decode.shape
     assert longer.digest == plan.digest
     assert plan.decode.shape[0] == 1 or (plan.decode[-1] != plan.decode[-2]).any()
+
+
+@given(models(min_layers=4), st.floats(1.05, 2.0), st.integers(2, 400))
+def test_nominal_skip_is_what_the_speedup_promises(model: ModelShape, speedup: float, tokens: int) -> None:
+    """Over the whole schedule, however many of its last tokens run the same layers; alone and in a composition."""
+    assume(speedup <= model.layers / 2)
+    plan = skip_decode(model, speedup=speedup, schedule_tokens=tokens)
+    half_a_layer = 0.5 / (tokens * model.layers)
+    assert plan.nominal_skip == pytest.approx(1 - 1 / speedup, abs=half_a_layer + 1e-9)
+    assert plan.schedule.shape == (tokens, model.layers)
+    assert compose(swift_kv(model), plan).nominal_skip == pytest.approx(plan.nominal_skip)
+    assert replace(plan, name="renamed").nominal_skip == plan.nominal_skip
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -22,6 +22,7 @@ FILES = {
     "unsorted.csv": AZURE + "2023-11-16 18:17:04.0,10,5\n2023-11-16 18:17:03.0,10,5\n",
     "other.csv": "name,age\nann,3\n",
     "huge.csv": AZURE + "2023-11-16 18:17:03.0,200000,5\n",
+    "other.json": '{"engine": "vllm", "versions": []}',
     "timeless.csv": "input_tokens,output_tokens\n10,5\n20,5\n",
 }
 CASES = [
@@ -42,7 +43,14 @@ CASES = [
     ("simulate --weights int4", "unknown weights dtype 'int4'"),
     ("simulate --memory-utilization 1.5", "memory_utilization=1.5"),
     ("simulate --max-num-seqs 0", "max_num_seqs=0"),
-    ("simulate --max-num-batched-tokens 8", "max_num_batched_tokens=8"),
+    ("simulate --max-num-batched-tokens 8 --max-num-seqs 9", "max_num_batched_tokens=8 is below max_num_seqs=9"),
+    ("simulate --max-num-batched-tokens 0", "max_num_batched_tokens=0"),
+    ("simulate --max-num-batched-tokens -8", "max_num_batched_tokens=-8"),
+    ("simulate --engine vlm", "unknown engine 'vlm': did you mean 'vllm'"),
+    ("simulate --engine vllm:0.11", "engine 'vllm:0.11': write name-version"),
+    ("simulate --engine FOLDER/none.json", "none.json: not an engine profile"),
+    ("simulate --engine FOLDER/other.json", "other.json: not an engine profile"),
+    ("simulate --frontend-request-ns -1", "request_ns=-1"),
     ("simulate --host-step-ns -1", "step_ns=-1"),
     ("simulate --requests 0", "requests is 0"),
     ("simulate --requests many", "invalid int value: 'many'"),

@@ -5,6 +5,7 @@ import pytest
 
 from sim.cost.deployment import Deployment
 from sim.cost.hardware import gpu_named
+from sim.cost.roofline import Roofline
 from sim.plans.catalogue import model_named
 from sim.plans.spec import strategy_named
 from sim.study.batching import CONTINUOUS, EQUAL_AGE, depth_saving, ffn_saving, fits, streams_and_load
@@ -83,5 +84,5 @@ def test_batches_that_do_not_fit_are_not_reported():
     small = Deployment(model_named("llama-2-7b"), gpu_named("rtx-4090"))
     assert fits(small, 1, 768)
     assert not fits(small, 128, 768)
-    assert max(column(depth_saving(small, "roofline", batches=(1, 128)), "batch")) == 1
-    assert depth_saving(Deployment(model_named("llama-2-13b"), gpu_named("l4")), "roofline").is_empty()
+    assert max(column(depth_saving(small, Roofline(small.gpu), batches=(1, 128)), "batch")) == 1
+    assert depth_saving(Deployment(model_named("llama-2-13b"), gpu_named("l4"))).is_empty()
