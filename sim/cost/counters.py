@@ -1,86 +1,121 @@
-"""Work done, and what the dense model would have done for the same rows: realised savings are the ratio of the two."""
+"""Work done, and what the dense model would have done for the same rows, in whole numbers of rows, reads and pairs."""
 
 from sim.cost.tables import (
-    CHUNK_KV,
+    ALL,
+    ATTN_READS,
+    ATTN_ROWS,
+    CACHED,
+    CACHED_AGAIN,
+    CACHED_DENSE,
+    CHUNK_CACHED,
     CHUNK_PAIRS,
+    CONTEXT,
+    COUNTERS,
     DRAFT_PASSES,
     DRAFTS,
-    FLOPS,
-    FLOPS_DENSE,
-    KV_BYTES,
-    KV_BYTES_DENSE,
-    ROW_LAYERS,
-    ROW_LAYERS_DENSE,
+    FFN_READS,
+    FFN_ROWS,
+    GATED,
+    HEAD_READS,
+    HEAD_ROWS,
+    IN_ATTN,
+    IN_FFN,
+    IN_GATE,
+    IN_KV,
+    KV_READS,
+    KV_ROWS,
+    OUTSIDE_KV_NS,
+    PAIRS,
+    PAIRS_AGAIN,
+    PAIRS_DENSE,
+    ROWS_DENSE,
     SAMPLED_CONTEXT,
     SAMPLING,
     SINGLE,
-    WEIGHT_BYTES,
-    WEIGHT_BYTES_DENSE,
+    SOLO,
+    STEPS,
+    TOTAL,
+    UNREAD,
+    WHOLE,
     Scratch,
     Tables,
 )
 
-HAS_ATTN, HAS_FFN = 1, 2
+HAS_ATTN, HAS_FFN, HAS_KV = 1, 2, 4
 
 
-def count_group(tables: Tables, scratch: Scratch, g: int, attn: int, kv: int, ffn: int, ffn_share: float) -> None:
-    """Add a group's FLOPs, weight bytes, KV bytes and row-layers, given its rows; `ffn_share` of its FFN is read."""
-    pairs, cached = attention_work(tables, scratch, g)
-    reads = 1
+def count_group(tables: Tables, scratch: Scratch, g: int, unread: float) -> None:
+    """Count a group's rows, weight reads and attention; `unread` is the share of its FFN weights that nobody reads."""
+    group, layers, counters = scratch.groups[g], tables.layers[g], scratch.counters
+    reads, drafted = 1, 0
     if tables.drafted[g]:
         reads += scratch.rows[DRAFT_PASSES]
-        passes = scratch.rows[SINGLE] * scratch.rows[DRAFT_PASSES]
-        attn, kv, ffn = attn + passes, kv + passes, ffn + passes
-    ran = ffn - gated_rows(tables, scratch, g) * tables.gate_skip[g]
-    layers = tables.layers[g]
-    flops = 2.0 * (tables.attn_params * attn + tables.kv_params * kv + tables.ffn_params * ran)
-    scratch.counters[FLOPS] += layers * (flops + 4.0 * tables.d_q * pairs)
-    weights = tables.attn_params * (attn > 0) + tables.kv_params * (kv > 0) + tables.ffn_params * ffn_share
-    scratch.counters[WEIGHT_BYTES] += layers * weights * tables.weight_bytes * reads
-    scratch.counters[KV_BYTES] += layers * cached * tables.kv_token_bytes * reads
-    scratch.counters[ROW_LAYERS] += layers * (attn + ran) * 0.5
+        drafted = scratch.rows[SINGLE] * scratch.rows[DRAFT_PASSES]
+    counters[ATTN_ROWS] += layers * (group[IN_ATTN] + drafted)
+    counters[KV_ROWS] += layers * (group[IN_KV] + drafted)
+    counters[FFN_ROWS] += layers * (group[IN_FFN] + drafted)
+    counters[ATTN_READS] += layers * reads * (group[IN_ATTN] + drafted > 0)
+    counters[KV_READS] += layers * reads * (group[IN_KV] + drafted > 0)
+    if group[IN_FFN] > 0:
+        counters[FFN_READS] += layers * reads
+    if tables.gate_skip[g] > 0:
+        scratch.gates[g, GATED] = group[IN_GATE]
+        scratch.gates[g, UNREAD] = reads * int(unread * WHOLE + 0.5)
+    count_attention(tables, scratch, g, reads)
 
 
-def gated_rows(tables: Tables, scratch: Scratch, g: int) -> int:
-    """Rows that may skip the FFN of the group's layers: past the warm-up, and of a class that has one there."""
-    rows = 0
-    for u in range(scratch.class_rows.size):
-        if tables.decode[u, g] & HAS_FFN:
-            rows += scratch.class_gated[u]
-    return rows
-
-
-def attention_work(tables: Tables, scratch: Scratch, g: int) -> tuple[float, float]:
-    """Query-key pairs, and cached tokens read, in one layer of the group."""
-    pairs, cached = 0.0, 0.0
+def count_attention(tables: Tables, scratch: Scratch, g: int, reads: int) -> None:
+    """Count query-key pairs, and cached tokens read, in the group's layers."""
+    rows, pairs, cached = scratch.rows, 0, 0
     if tables.prompt[g] & HAS_ATTN:
-        pairs += scratch.chunk[CHUNK_PAIRS] - scratch.rows[SAMPLED_CONTEXT]
-        cached += scratch.chunk[CHUNK_KV]
+        pairs += rows[CHUNK_PAIRS] - rows[SAMPLED_CONTEXT]
+        cached += rows[CHUNK_CACHED]
     elif tables.sampled[g] & HAS_ATTN:
-        cached += scratch.rows[SAMPLED_CONTEXT]
+        cached += rows[SAMPLED_CONTEXT]
     if tables.sampled[g] & HAS_ATTN:
-        pairs += scratch.rows[SAMPLED_CONTEXT]
-    for u in range(scratch.class_rows.size):
-        if tables.decode[u, g] & HAS_ATTN:
-            pairs += scratch.class_context[u] + scratch.class_chunk[u, CHUNK_PAIRS]
-            cached += scratch.class_context[u] + scratch.class_chunk[u, CHUNK_KV]
-    return pairs, cached
+        pairs += rows[SAMPLED_CONTEXT]
+    for u in range(scratch.classes.shape[0]):
+        one = scratch.classes[u]
+        if one[ALL] > 0 and tables.decode[u, g] & HAS_ATTN:
+            pairs += one[CONTEXT] + one[PAIRS_AGAIN]
+            cached += one[CONTEXT] + one[CACHED_AGAIN]
+    scratch.counters[PAIRS] += tables.layers[g] * pairs
+    scratch.counters[CACHED] += tables.layers[g] * reads * cached
 
 
-def count_dense(tables: Tables, scratch: Scratch, total: int) -> None:
-    """Add the head's work to both sides, and the dense model's layers to the reference."""
-    singles = total - scratch.rows[DRAFTS]
-    pairs, cached = scratch.chunk[CHUNK_PAIRS], scratch.chunk[CHUNK_KV]
-    for u in range(scratch.class_rows.size):
-        pairs += scratch.class_context[u] + scratch.class_chunk[u, CHUNK_PAIRS]
-        cached += scratch.class_context[u] + scratch.class_chunk[u, CHUNK_KV]
-    layer = tables.attn_params + tables.kv_params + tables.ffn_params
-    head_flops = 2.0 * tables.head_params * scratch.rows[SAMPLING]
-    head_bytes = 2.0 * tables.head_params if scratch.rows[SAMPLING] > 0 else 0.0
-    scratch.counters[FLOPS] += head_flops
-    layer_flops = 2.0 * layer * singles + 4.0 * tables.d_q * pairs
-    scratch.counters[FLOPS_DENSE] += tables.total_layers * layer_flops + head_flops
-    scratch.counters[WEIGHT_BYTES] += head_bytes
-    scratch.counters[WEIGHT_BYTES_DENSE] += tables.total_layers * layer * tables.weight_bytes + head_bytes
-    scratch.counters[KV_BYTES_DENSE] += tables.total_layers * cached * tables.kv_token_bytes
-    scratch.counters[ROW_LAYERS_DENSE] += tables.total_layers * singles
+def count_dense(scratch: Scratch) -> None:
+    """Count the step itself, its head, and a layer of the dense model under the same rows."""
+    rows, counters = scratch.rows, scratch.counters
+    pairs, cached = rows[CHUNK_PAIRS], rows[CHUNK_CACHED]
+    for u in range(scratch.classes.shape[0]):
+        one = scratch.classes[u]
+        pairs += one[CONTEXT] + one[PAIRS_AGAIN]
+        cached += one[CONTEXT] + one[CACHED_AGAIN]
+    counters[PAIRS_DENSE] += pairs
+    counters[CACHED_DENSE] += cached
+    counters[ROWS_DENSE] += rows[TOTAL] - rows[DRAFTS]
+    counters[STEPS] += 1
+    counters[HEAD_ROWS] += rows[SAMPLING]
+    counters[HEAD_READS] += rows[SAMPLING] > 0
+
+
+def add_up(tables: Tables, scratch: Scratch, steps: int) -> None:
+    """Add the step's counters to the totals, so many times."""
+    for i in range(COUNTERS):
+        scratch.totals[i] += steps * scratch.counters[i]
+    for g in range(tables.layers.size):
+        if tables.gate_skip[g] > 0:
+            scratch.gate_totals[g, GATED] += steps * scratch.gates[g, GATED]
+            scratch.gate_totals[g, UNREAD] += steps * scratch.gates[g, UNREAD]
+
+
+def count_grown(tables: Tables, scratch: Scratch, steps: int) -> None:
+    """Add the work of so many steps that followed the counted one, each with one token more behind every row."""
+    scratch.counters[OUTSIDE_KV_NS] = 0  # booked as they were priced
+    add_up(tables, scratch, steps)
+    more, rows = steps * (steps + 1) // 2, scratch.rows[SINGLE]
+    for g in range(tables.layers.size):
+        scratch.totals[PAIRS] += more * tables.layers[g] * scratch.groups[g, SOLO]
+        scratch.totals[CACHED] += more * tables.layers[g] * scratch.groups[g, SOLO]
+    scratch.totals[PAIRS_DENSE] += more * rows
+    scratch.totals[CACHED_DENSE] += more * rows

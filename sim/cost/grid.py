@@ -3,12 +3,17 @@
 Linear in tokens, not in their logarithm: interpolating attention in log space is several times worse.
 """
 
-from sim.cost.tables import OUTSIDE_NS, Bytes, Floats, Ints, Scratch, Tables
+from sim.cost.tables import Bytes, Floats, Ints, Tables
 
 
-def cell(axis: Ints, value: float) -> int:
-    """Index of the grid interval that holds the value; the axis starts at or below every value asked for."""
+def cell(axis: Ints, value: float, near: int) -> int:
+    """Index of the grid interval that holds the value; the axis starts at or below every value asked for.
+
+    `near` is where the search looks first: the next step's value is seldom far.
+    """
     low, high = 0, axis.size - 1
+    if axis[near] <= value and (near + 1 == high or value < axis[near + 1]):
+        return near
     while high - low > 1:
         middle = (low + high) // 2
         if axis[middle] <= value:
@@ -34,27 +39,15 @@ def leans_outside(x_axis: Ints, y_axis: Ints, outside: Bytes, i: int, j: int, x:
     return outside[i, j] > 0 or outside[right, upper] > 0
 
 
-def prefill_attention_ns(
-    tables: Tables, scratch: Scratch, new: int, context: int, layers: int, shared_ns: float
-) -> float:
-    """Attention time per layer of one chunk of `new` tokens after `context`, less what another chunk already paid.
+def add_chunk(tables: Tables, chunk_ns: Floats, new: int, context: int) -> None:
+    """Add the attention time per layer of `new` queries after `context` cached tokens; a step's chunks share one floor.
 
-    Extrapolated time is counted.
+    Extrapolated time is counted beside it.
     """
     xs, ys = tables.prefill_new, tables.prefill_context
-    i, j = cell(xs, new), cell(ys, context)
+    i, j = cell(xs, new, 0), cell(ys, context, 0)
+    shared_ns = tables.prefill_ns[0, 0] if chunk_ns[0] > 0.0 else 0.0
     ns = bilinear(xs, ys, tables.prefill_ns, i, j, new, context) - shared_ns
+    chunk_ns[0] += ns
     if leans_outside(xs, ys, tables.prefill_outside, i, j, new, context):
-        scratch.counters[OUTSIDE_NS] += ns * layers
-    return ns
-
-
-def decode_attention_ns(tables: Tables, scratch: Scratch, rows: int, context: int, layers: int) -> float:
-    """Attention time per layer of `rows` single-token rows whose contexts sum to `context`."""
-    xs, ys = tables.decode_rows, tables.decode_context
-    mean = context / rows
-    i, j = cell(xs, rows), cell(ys, mean)
-    ns = bilinear(xs, ys, tables.decode_ns, i, j, rows, mean)
-    if leans_outside(xs, ys, tables.decode_outside, i, j, rows, mean):
-        scratch.counters[OUTSIDE_NS] += ns * layers
-    return ns
+        chunk_ns[1] += ns

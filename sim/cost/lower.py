@@ -23,7 +23,7 @@ from sim.cost.tables import (
 )
 from sim.cost.times import KernelTimes
 from sim.errors import InputError
-from sim.plans.plan import ATTN, KV, SkipPlan
+from sim.plans.plan import KV, SkipPlan
 from sim.serving.config import SchedulerConfig
 
 COMPACT_ROWS = 192  # above the ridge of bandwidth and compute, rows that skip may leave the GEMM
@@ -112,8 +112,6 @@ def lower(plan: SkipPlan, on: Deployment, times: KernelTimes, config: SchedulerC
         weight_bytes=BYTES[on.weights],
         kv_token_bytes=m.kv_bytes_per_token_layer(BYTES[on.kv]),
         total_layers=m.layers,
-        prompt_layers=int((plan.prompt & ATTN).astype(bool).sum()),
-        class_layers=((groups.classes & ATTN) > 0).sum(axis=1).astype(np.int64),
         gate_warmup=plan.gate.warmup_tokens if plan.gate else NEVER,
         compact_rows=COMPACT_ROWS,
         draft_tokens=plan.draft.tokens if plan.draft else 0,

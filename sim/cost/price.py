@@ -5,13 +5,18 @@ once per row that attends. Each group of layers is priced at its own number of r
 what can be saved and no more. Written for columns, like the scheduler: interpreted it is the oracle, compiled the loop.
 """
 
-from sim.cost.counters import count_dense, count_group, gated_rows
-from sim.cost.grid import decode_attention_ns
+from sim.cost.counters import HAS_ATTN, add_up, count_dense, count_group
+from sim.cost.grid import bilinear, cell, leans_outside
 from sim.cost.tables import (
+    ALL,
     ATTN_POINTWISE,
+    CELL_CONTEXT,
+    CELL_ROWS,
     CHUNK_NS,
+    CHUNK_OUTSIDE_NS,
     COMMUNICATION,
     COMPUTE,
+    CONTEXT,
     DRAFT_PASSES,
     DRAFTS,
     EMBED,
@@ -19,69 +24,91 @@ from sim.cost.tables import (
     FFN_POINTWISE,
     HEAD,
     HOST,
+    IN_ATTN,
+    IN_FFN,
+    IN_GATE,
+    IN_KV,
+    KERNELS,
     KV_READ,
     LAUNCH,
+    OUTSIDE_KV_NS,
     OUTSIDE_NS,
-    PARTS,
     POINTWISE,
     PROMPT,
     QKVO,
     QO,
+    RECOMPUTED,
     REDUCE,
     SAMPLED,
-    SAMPLED_CONTEXT,
     SAMPLING,
     SEQUENCES,
     SINGLE,
+    SOLO,
+    SOLO_CONTEXT,
+    TOTAL,
     WEIGHTS,
     Scratch,
     Tables,
 )
-
-HAS_ATTN, HAS_FFN, HAS_KV = 1, 2, 4
+from sim.cost.tally import tally_group
 
 
 def price_step(tables: Tables, scratch: Scratch) -> int:
     """Nanoseconds of the step that was tallied into `scratch`; its parts and the running counters are booked."""
     scratch.parts_ns[:] = 0
+    scratch.counters[:] = 0
     rows = scratch.rows
-    total = rows[PROMPT] + rows[SAMPLED] + rows[DRAFTS]
-    for u in range(scratch.class_rows.size):
-        total += scratch.class_rows[u]
-    kernels = tables.kernels_step
+    rows[KERNELS] = tables.kernels_step
+    rows[TOTAL] = rows[PROMPT] + rows[SAMPLED] + rows[DRAFTS]
+    for u in range(scratch.classes.shape[0]):
+        rows[TOTAL] += scratch.classes[u, ALL]
     for g in range(tables.layers.size):
-        kernels += price_group(tables, scratch, g)
-    book(tables, scratch, EMBED, total, 1, POINTWISE)
+        rows[KERNELS] += price_group(tables, scratch, g)
+    book(tables, scratch, EMBED, rows[TOTAL], 1, POINTWISE)
     book(tables, scratch, HEAD, rows[SAMPLING] + rows[DRAFTS], 1, COMPUTE)
     if rows[DRAFT_PASSES] > 0:
         book(tables, scratch, HEAD, rows[SINGLE], rows[DRAFT_PASSES], COMPUTE)
-    count_dense(tables, scratch, total)
-    return step_ns(tables, scratch, kernels, total)
+    count_dense(scratch)
+    add_up(tables, scratch, 1)
+    return step_ns(tables, scratch)
 
 
-def step_ns(tables: Tables, scratch: Scratch, kernels: int, total: int) -> int:
+def step_ns(tables: Tables, scratch: Scratch) -> int:
     """Device time plus what launching and the host add to it."""
-    device = 0
-    for part in range(PARTS):
-        device += scratch.parts_ns[part]
-    launch = kernels * tables.graph_gap_ns
-    prompts = scratch.rows[PROMPT] + scratch.rows[SAMPLED]
-    if total > tables.graph_rows or (prompts > 0 and not tables.graph_prompts):
+    rows, parts = scratch.rows, scratch.parts_ns
+    device = parts[WEIGHTS] + parts[KV_READ] + parts[COMPUTE] + parts[POINTWISE] + parts[COMMUNICATION]
+    launch = rows[KERNELS] * tables.graph_gap_ns
+    prompts = rows[PROMPT] + rows[SAMPLED]
+    if rows[TOTAL] > tables.graph_rows or (prompts > 0 and not tables.graph_prompts):
         # launched one by one: the device waits where it is faster than the host
-        launch = max(launch, kernels * tables.eager_launch_ns - device)
-    host = tables.host_step_ns + tables.host_row_ns * scratch.rows[SEQUENCES]
+        launch = max(launch, rows[KERNELS] * tables.eager_launch_ns - device)
+    host = tables.host_step_ns + tables.host_row_ns * rows[SEQUENCES]
     if tables.host_overlap:
         host = max(0, host - device - launch)
-    scratch.parts_ns[LAUNCH] = launch
-    scratch.parts_ns[HOST] = host
+    parts[LAUNCH] = launch
+    parts[HOST] = host
     return device + launch + host
 
 
+def grown_step_ns(tables: Tables, scratch: Scratch) -> int:
+    """Nanoseconds of a step like the one before, of decoding rows alone, when each has one token more behind it.
+
+    Only what depends on contexts is priced again; what such steps count is added up by `count_grown`.
+    """
+    scratch.parts_ns[KV_READ] = 0
+    scratch.counters[OUTSIDE_KV_NS] = 0
+    for g in range(tables.layers.size):
+        scratch.groups[g, SOLO_CONTEXT] += scratch.groups[g, SOLO]
+        book_solos(tables, scratch, g)
+    scratch.totals[OUTSIDE_KV_NS] += scratch.counters[OUTSIDE_KV_NS]
+    return step_ns(tables, scratch)
+
+
 def price_group(tables: Tables, scratch: Scratch, g: int) -> int:
-    """Kernels launched for the group's layers; their time is booked."""
-    attn = rows_with(tables, scratch, g, HAS_ATTN)
-    kv = rows_with(tables, scratch, g, HAS_KV)
-    ffn = rows_with(tables, scratch, g, HAS_FFN)
+    """Kernels launched for the group's layers; their time is booked and their work counted."""
+    tally_group(tables, scratch, g)
+    group = scratch.groups[g]
+    attn, kv, ffn = group[IN_ATTN], group[IN_KV], group[IN_FFN]
     layers = tables.layers[g]
     fused = fuses(tables, g, attn, kv)
     kernels = 0
@@ -90,18 +117,19 @@ def price_group(tables: Tables, scratch: Scratch, g: int) -> int:
         book(tables, scratch, QKVO if fused else QO, together, layers, COMPUTE)
         book(tables, scratch, ATTN_POINTWISE, together, layers, POINTWISE)
         book(tables, scratch, REDUCE, attn, layers, COMMUNICATION)
-        book_attention(tables, scratch, g)
+        book_chunks(tables, scratch, g)
+        book_solos(tables, scratch, g)
         kernels += layers * tables.kernels_attn
     if kv > 0 and not fused:
         book_kv(tables, scratch, g, kv)
         kernels += tables.kernels_kv if not tables.fused[g] else layers * tables.kernels_kv
-    share = 0.0
+    unread = 0.0
     if ffn > 0:
-        share = book_ffn(tables, scratch, g, ffn)
+        unread = book_ffn(tables, scratch, g, ffn)
         kernels += layers * tables.kernels_ffn
     if tables.drafted[g] > 0 and scratch.rows[DRAFT_PASSES] > 0:
         kernels += scratch.rows[DRAFT_PASSES] * book_draft(tables, scratch, g)
-    count_group(tables, scratch, g, attn, kv, ffn, share)
+    count_group(tables, scratch, g, unread)
     return kernels
 
 
@@ -119,54 +147,55 @@ def fuses(tables: Tables, g: int, attn: int, kv: int) -> bool:
     return together * tables.layers[g] <= apart * tables.layers[g] + tables.kv_ns[g, kv]
 
 
-def rows_with(tables: Tables, scratch: Scratch, g: int, flag: int) -> int:
-    """Tokens of the step that have the flag in the group's layers; drafts are verified where they were not drafted."""
-    rows = 0
-    if tables.prompt[g] & flag:
-        rows += scratch.rows[PROMPT]
-    if tables.sampled[g] & flag:
-        rows += scratch.rows[SAMPLED]
-    for u in range(scratch.class_rows.size):
-        if tables.decode[u, g] & flag:
-            rows += scratch.class_rows[u]
-            if not tables.drafted[g]:
-                rows += scratch.class_drafts[u]
-    return rows
-
-
-def book_attention(tables: Tables, scratch: Scratch, g: int) -> None:
-    """Book the group's attention: prompt chunks, recomputed chunks, and single-token rows."""
-    layers = tables.layers[g]
-    rows, context, chunks = 0, 0, 0.0
+def book_chunks(tables: Tables, scratch: Scratch, g: int) -> None:
+    """Book the attention of prompt chunks and recomputed chunks in the group's layers, rounded per layer."""
+    ns, outside_ns, layers = 0.0, 0.0, tables.layers[g]
     if tables.prompt[g] & HAS_ATTN:
-        chunks += scratch.chunk[CHUNK_NS]
-    elif tables.sampled[g] & HAS_ATTN:
-        rows += scratch.rows[SAMPLED]
-        context += scratch.rows[SAMPLED_CONTEXT]
-    for u in range(scratch.class_rows.size):
-        if tables.decode[u, g] & HAS_ATTN:
-            rows += scratch.class_single[u]
-            context += scratch.class_context[u]
-            chunks += scratch.class_chunk[u, CHUNK_NS]
-    if rows > 0:
-        ns = decode_attention_ns(tables, scratch, rows, context, layers)
-        scratch.parts_ns[KV_READ] += int(ns + 0.5) * layers  # rounded per layer: groups may be cut at will
-    scratch.parts_ns[COMPUTE] += int(chunks + 0.5) * layers
+        ns += scratch.chunk_ns[CHUNK_NS]
+        outside_ns += scratch.chunk_ns[CHUNK_OUTSIDE_NS]
+    if scratch.rows[RECOMPUTED] > 0:
+        for u in range(scratch.classes.shape[0]):
+            if tables.decode[u, g] & HAS_ATTN:
+                ns += scratch.class_ns[u, CHUNK_NS]
+                outside_ns += scratch.class_ns[u, CHUNK_OUTSIDE_NS]
+    scratch.parts_ns[COMPUTE] += int(ns + 0.5) * layers
+    scratch.counters[OUTSIDE_NS] += int(outside_ns + 0.5) * layers
+
+
+def book_solos(tables: Tables, scratch: Scratch, g: int) -> None:
+    """Book the attention of single-token rows in the group's layers."""
+    group = scratch.groups[g]
+    if group[SOLO] > 0:
+        book_decoding(tables, scratch, g, group[SOLO], group[SOLO_CONTEXT], tables.layers[g])
+
+
+def book_decoding(tables: Tables, scratch: Scratch, g: int, rows: int, context: int, times: int) -> None:
+    """Book attention of `rows` single-token rows whose contexts sum to `context`, so many times; rounded each time:
+    groups may be cut at will."""
+    group, xs, ys = scratch.groups[g], tables.decode_rows, tables.decode_context
+    mean = context / rows
+    i, j = cell(xs, rows, group[CELL_ROWS]), cell(ys, mean, group[CELL_CONTEXT])
+    group[CELL_ROWS], group[CELL_CONTEXT] = i, j
+    ns = int(bilinear(xs, ys, tables.decode_ns, i, j, rows, mean) + 0.5) * times
+    scratch.parts_ns[KV_READ] += ns
+    if leans_outside(xs, ys, tables.decode_outside, i, j, rows, mean):
+        scratch.counters[OUTSIDE_KV_NS] += ns
 
 
 def book_ffn(tables: Tables, scratch: Scratch, g: int, rows: int) -> float:
-    """Share of the group's FFN weights that is read; the time of the FFN is booked.
+    """Share of the group's FFN weights that nobody reads; the time of the FFN is booked.
 
     Behind a gate the weights are read unless all rows skip; rows that skip leave the GEMM only where the batch is
     large enough for compaction to pay.
     """
-    layers, share = tables.layers[g], 1.0
+    layers, unread = tables.layers[g], 0.0
     if tables.gate_skip[g] > 0:
-        gated = gated_rows(tables, scratch, g)
+        gated = scratch.groups[g, IN_GATE]
         if gated == rows:
-            share = 1.0 - tables.gate_all[g, gated]
+            unread = tables.gate_all[g, gated]
         if rows >= tables.compact_rows:
             rows -= int(gated * tables.gate_skip[g] + 0.5)
+    share = 1.0 - unread
     for kind, part in ((FFN_GEMMS, COMPUTE), (FFN_POINTWISE, POINTWISE)):
         whole = tables.ns[kind, rows]
         ns = layers * (whole if share == 1.0 else int(whole * share + 0.5))
@@ -178,7 +207,7 @@ def book_ffn(tables: Tables, scratch: Scratch, g: int, rows: int) -> float:
         if tables.outside[kind, rows]:
             scratch.counters[OUTSIDE_NS] += ns
     book(tables, scratch, REDUCE, rows, layers, COMMUNICATION)
-    return share
+    return unread
 
 
 def book_draft(tables: Tables, scratch: Scratch, g: int) -> int:
@@ -192,9 +221,9 @@ def book_draft(tables: Tables, scratch: Scratch, g: int) -> int:
     book(tables, scratch, FFN_POINTWISE, single, times, POINTWISE)
     book(tables, scratch, REDUCE, single, 2 * times, COMMUNICATION)
     context = 0
-    for u in range(scratch.class_rows.size):
-        context += scratch.class_context[u]
-    scratch.parts_ns[KV_READ] += int(decode_attention_ns(tables, scratch, single, context, times) + 0.5) * times
+    for u in range(scratch.classes.shape[0]):
+        context += scratch.classes[u, CONTEXT]
+    book_decoding(tables, scratch, g, single, context, times)
     return layers * (tables.kernels_attn + tables.kernels_ffn)
 
 

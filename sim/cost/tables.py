@@ -29,30 +29,30 @@ WEIGHTS, KV_READ, COMPUTE, POINTWISE, COMMUNICATION, LAUNCH, HOST = range(7)
 PARTS = 7
 PART_NAMES = ("weights", "kv", "compute", "pointwise", "communication", "launch", "host")
 
-# counters of work done, and of what the dense model would have done for the same rows
+# counters of work done; all are whole numbers, so that sums do not depend on their order (`sim.cost.work` weighs them)
 (
-    FLOPS,
-    FLOPS_DENSE,
-    WEIGHT_BYTES,
-    WEIGHT_BYTES_DENSE,
-    KV_BYTES,
-    KV_BYTES_DENSE,
-    OUTSIDE_NS,
-    ROW_LAYERS,
-    ROW_LAYERS_DENSE,
-) = range(9)
-COUNTERS = 9
-COUNTER_NAMES = (
-    "flops",
-    "flops_dense",
-    "weight_bytes",
-    "weight_bytes_dense",
-    "kv_read_bytes",
-    "kv_read_bytes_dense",
-    "outside_ns",
-    "row_layers",
-    "row_layers_dense",
-)
+    ATTN_ROWS,  # rows times layers that attend, leave keys, run the FFN
+    KV_ROWS,
+    FFN_ROWS,
+    ATTN_READS,  # layers whose weights were read
+    KV_READS,
+    FFN_READS,
+    PAIRS,  # query-key pairs times layers
+    CACHED,  # cached tokens read, times layers
+    PAIRS_DENSE,  # the same in one layer of the dense model
+    CACHED_DENSE,
+    ROWS_DENSE,
+    STEPS,
+    HEAD_ROWS,  # rows that yield a token
+    HEAD_READS,
+    OUTSIDE_NS,  # time priced outside the measured domain, attention of decoding rows excepted
+    OUTSIDE_KV_NS,  # attention of decoding rows
+) = range(16)
+COUNTERS = 16
+# behind a gate, for each group: rows that may skip its FFN, and the share of its weights that nobody read
+GATED, UNREAD = range(2)
+GATE_COUNTERS = 2
+WHOLE = 2**30  # of UNREAD
 
 # tallies of a step's rows
 (
@@ -64,9 +64,22 @@ COUNTER_NAMES = (
     DRAFT_PASSES,  # most drafts of one row
     SAMPLING,  # rows that yield a token
     SEQUENCES,
-) = range(8)
-ROW_TALLIES = 8
-CHUNK_NS, CHUNK_PAIRS, CHUNK_KV = range(3)
+    CHUNK_PAIRS,  # query-key pairs of prompt chunks
+    CHUNK_CACHED,  # cached tokens that they read
+    RECOMPUTED,  # chunks of generated tokens
+    TOTAL,  # rows of all kinds
+    KERNELS,  # launched
+) = range(13)
+ROW_TALLIES = 13
+CHUNK_NS, CHUNK_OUTSIDE_NS = range(2)  # attention of chunks, per layer
+
+# tallies of generated tokens, by class
+ALL, ALONE, CONTEXT, DRAFTED, OPEN, PAIRS_AGAIN, CACHED_AGAIN = range(7)
+CLASS_TALLIES = 7
+
+# tallies of a group's rows, by what they do in its layers; and where the decoding ones were last found in their grid
+IN_ATTN, IN_KV, IN_FFN, IN_GATE, SOLO, SOLO_CONTEXT, CELL_ROWS, CELL_CONTEXT = range(8)
+GROUP_TALLIES = 8
 
 
 class Tables(NamedTuple):
@@ -101,8 +114,6 @@ class Tables(NamedTuple):
     weight_bytes: float  # per parameter of a layer
     kv_token_bytes: float  # of one token in one cache, whole model
     total_layers: int
-    prompt_layers: int  # layers in which prompt tokens attend
-    class_layers: Ints  # [U] layers in which a generated token of the class attends
     gate_warmup: int  # generated tokens before the gate opens
     compact_rows: int  # FFN rows from which skipping rows leave the GEMM (row compaction pays)
     draft_tokens: int
@@ -127,29 +138,33 @@ class Scratch(NamedTuple):
     """Working memory of the pricing loop, and its results: no allocation per step."""
 
     rows: Ints  # [ROW_TALLIES] of the step
-    chunk: Floats  # [3] prompt chunks: attention ns, query-key pairs, cached tokens read; per layer
-    class_rows: Ints  # [U] generated tokens of the step, by class
-    class_single: Ints  # [U] of those, the ones that decode (the rest are recomputed in chunks)
-    class_context: Ints  # [U] sum of their context lengths, themselves included
-    class_drafts: Ints  # [U] drafts that follow them
-    class_gated: Ints  # [U] of those that decode, the ones with an open FFN gate
-    class_chunk: Floats  # [U, 3] recomputed chunks, as `chunk`
+    chunk_ns: Floats  # [2] of prompt chunks
+    classes: Ints  # [U, CLASS_TALLIES]
+    class_ns: Floats  # [U, 2] of recomputed chunks
+    groups: Ints  # [G, GROUP_TALLIES]
     parts_ns: Ints  # [PARTS] of this step
-    counters: Floats  # [COUNTERS] running totals
+    counters: Ints  # [COUNTERS] of this step
+    gates: Ints  # [G, GATE_COUNTERS] of this step
+    totals: Ints  # [COUNTERS] of all steps
+    gate_totals: Ints  # [G, GATE_COUNTERS] of all steps
 
 
 def scratch_for(tables: Tables) -> Scratch:
     """Zeroed working memory for these tables."""
-    u = tables.decode.shape[0]
+    u, g = tables.decode.shape
+
+    def zeros(*shape: int) -> Ints:
+        return np.zeros(shape, np.int64)
+
     return Scratch(
-        rows=np.zeros(ROW_TALLIES, np.int64),
-        chunk=np.zeros(3),
-        class_rows=np.zeros(u, np.int64),
-        class_single=np.zeros(u, np.int64),
-        class_context=np.zeros(u, np.int64),
-        class_drafts=np.zeros(u, np.int64),
-        class_gated=np.zeros(u, np.int64),
-        class_chunk=np.zeros((u, 3)),
-        parts_ns=np.zeros(PARTS, np.int64),
-        counters=np.zeros(COUNTERS),
+        rows=zeros(ROW_TALLIES),
+        chunk_ns=np.zeros(2),
+        classes=zeros(u, CLASS_TALLIES),
+        class_ns=np.zeros((u, 2)),
+        groups=zeros(g, GROUP_TALLIES),
+        parts_ns=zeros(PARTS),
+        counters=zeros(COUNTERS),
+        gates=zeros(g, GATE_COUNTERS),
+        totals=zeros(COUNTERS),
+        gate_totals=zeros(g, GATE_COUNTERS),
     )

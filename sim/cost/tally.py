@@ -1,19 +1,32 @@
 """What kinds of tokens an iteration holds: the plan sees positions, so a row splits into prompt and generated parts."""
 
-from sim.cost.grid import prefill_attention_ns
+from sim.cost.counters import HAS_ATTN, HAS_FFN, HAS_KV
+from sim.cost.grid import add_chunk
 from sim.cost.tables import (
-    CHUNK_KV,
-    CHUNK_NS,
+    ALL,
+    ALONE,
+    CACHED_AGAIN,
+    CHUNK_CACHED,
     CHUNK_PAIRS,
+    CONTEXT,
     DRAFT_PASSES,
+    DRAFTED,
     DRAFTS,
+    IN_ATTN,
+    IN_FFN,
+    IN_GATE,
+    IN_KV,
+    OPEN,
+    PAIRS_AGAIN,
     PROMPT,
+    RECOMPUTED,
     SAMPLED,
     SAMPLED_CONTEXT,
     SAMPLING,
     SEQUENCES,
     SINGLE,
-    Floats,
+    SOLO,
+    SOLO_CONTEXT,
     Scratch,
     Tables,
 )
@@ -24,13 +37,9 @@ from sim.serving.scheduler import samples
 def tally(asked: Asked, state: State, tables: Tables, scratch: Scratch) -> None:
     """Count the rows of the iteration that `schedule` built, by what their tokens do."""
     scratch.rows[:] = 0
-    scratch.chunk[:] = 0.0
-    scratch.class_rows[:] = 0
-    scratch.class_single[:] = 0
-    scratch.class_context[:] = 0
-    scratch.class_drafts[:] = 0
-    scratch.class_gated[:] = 0
-    scratch.class_chunk[:] = 0.0
+    scratch.chunk_ns[:] = 0.0
+    scratch.classes[:] = 0
+    scratch.class_ns[:] = 0.0
     rows = state.counts[N_ROWS]
     scratch.rows[SEQUENCES] = rows
     for row in range(rows):
@@ -59,30 +68,35 @@ def tally_prompt(tables: Tables, scratch: Scratch, first: int, after: int, promp
         scratch.rows[PROMPT] += new - 1
     else:
         scratch.rows[PROMPT] += new
-    add_chunk(tables, scratch, scratch.chunk, new, first, tables.prompt_layers)
+    scratch.rows[CHUNK_PAIRS] += pairs_of(new, first)
+    scratch.rows[CHUNK_CACHED] += after
+    add_chunk(tables, scratch.chunk_ns, new, first)
 
 
 def tally_decode(tables: Tables, scratch: Scratch, first: int, drafts: int, prompt: int) -> None:
     """Count the newest generated token, at position `first`, and the drafts that follow it."""
     fed = first - prompt
-    u = class_at(tables, fed)
+    one = scratch.classes[class_at(tables, fed)]
     scratch.rows[SINGLE] += 1
     scratch.rows[DRAFTS] += drafts
     scratch.rows[DRAFT_PASSES] = max(scratch.rows[DRAFT_PASSES], drafts)
-    scratch.class_rows[u] += 1
-    scratch.class_single[u] += 1
-    scratch.class_context[u] += first + 1
-    scratch.class_drafts[u] += drafts
+    one[ALL] += 1
+    one[ALONE] += 1
+    one[CONTEXT] += first + 1
+    one[DRAFTED] += drafts
     if fed >= tables.gate_warmup:
-        scratch.class_gated[u] += 1
+        one[OPEN] += 1
 
 
 def tally_recomputed(tables: Tables, scratch: Scratch, first: int, after: int, prompt: int) -> None:
     """Count generated tokens [first, after) whose keys a preemption cost: one chunk, of its first token's class."""
     for token in range(first - prompt, after - prompt):
-        scratch.class_rows[class_at(tables, token)] += 1
+        scratch.classes[class_at(tables, token), ALL] += 1
     u = class_at(tables, first - prompt)
-    add_chunk(tables, scratch, scratch.class_chunk[u], after - first, first, tables.class_layers[u])
+    scratch.rows[RECOMPUTED] += 1
+    scratch.classes[u, PAIRS_AGAIN] += pairs_of(after - first, first)
+    scratch.classes[u, CACHED_AGAIN] += after
+    add_chunk(tables, scratch.class_ns[u], after - first, first)
 
 
 def class_at(tables: Tables, fed: int) -> int:
@@ -90,9 +104,31 @@ def class_at(tables: Tables, fed: int) -> int:
     return tables.class_of[min(fed, tables.class_of.size - 1)]
 
 
-def add_chunk(tables: Tables, scratch: Scratch, chunk: Floats, new: int, context: int, layers: int) -> None:
-    """Add the attention of `new` queries after `context` cached tokens; a step's chunks share one kernel's floor."""
-    floor = tables.prefill_ns[0, 0] if chunk[CHUNK_NS] > 0.0 else 0.0
-    chunk[CHUNK_NS] += prefill_attention_ns(tables, scratch, new, context, layers, floor)
-    chunk[CHUNK_PAIRS] += float(new) * context + 0.5 * new * (new + 1)
-    chunk[CHUNK_KV] += new + context
+def pairs_of(new: int, context: int) -> int:
+    """Query-key pairs of `new` queries after `context` cached tokens, each against all up to itself."""
+    return new * context + new * (new + 1) // 2
+
+
+def tally_group(tables: Tables, scratch: Scratch, g: int) -> None:
+    """Count the step's tokens by what they do in the group's layers; drafts are verified where nobody drafted them."""
+    group, rows = scratch.groups[g], scratch.rows
+    prompt, sampled = tables.prompt[g], tables.sampled[g]
+    group[IN_ATTN] = rows[PROMPT] * (prompt & HAS_ATTN) + rows[SAMPLED] * (sampled & HAS_ATTN)
+    group[IN_KV] = (rows[PROMPT] * (prompt & HAS_KV) + rows[SAMPLED] * (sampled & HAS_KV)) // HAS_KV
+    group[IN_FFN] = (rows[PROMPT] * (prompt & HAS_FFN) + rows[SAMPLED] * (sampled & HAS_FFN)) // HAS_FFN
+    group[IN_GATE] = group[SOLO] = group[SOLO_CONTEXT] = 0
+    if sampled & HAS_ATTN and not prompt & HAS_ATTN:
+        group[SOLO] = rows[SAMPLED]
+        group[SOLO_CONTEXT] = rows[SAMPLED_CONTEXT]
+    for u in range(scratch.classes.shape[0]):
+        flags, one = tables.decode[u, g], scratch.classes[u]
+        tokens = one[ALL] if tables.drafted[g] else one[ALL] + one[DRAFTED]
+        if flags & HAS_ATTN:
+            group[IN_ATTN] += tokens
+            group[SOLO] += one[ALONE]
+            group[SOLO_CONTEXT] += one[CONTEXT]
+        if flags & HAS_KV:
+            group[IN_KV] += tokens
+        if flags & HAS_FFN:
+            group[IN_FFN] += tokens
+            group[IN_GATE] += one[OPEN]

@@ -17,7 +17,7 @@ import numba
 from numba.extending import register_jitable
 
 from sim.cost import counters, grid, price, tables, tally
-from sim.run import loop, replica, steady
+from sim.run import glide, loop, replica, steady
 from sim.serving import columns, config, memory, scheduler
 
 # The loop allocates nothing, so reference counts of its columns need not be kept: that alone is a factor of ten.
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"_nrt": False}
 # are called at most once per iteration and stay calls, or compiling would take minutes.
 CALLS = frozenset({"schedule", "enter", "leave", "preempt"})
 Advance = Callable[[replica.Replica, steady.Flow, int], int]
-SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, replica, steady, loop)
+SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, replica, steady, glide, loop)
 
 
 def source_digest() -> str:

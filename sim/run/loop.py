@@ -1,10 +1,9 @@
 """The loop that runs compiled: from event to event, in sums where it can, row by row where it must."""
 
+from sim.run.glide import glide
 from sim.run.replica import (
     FULL,
-    GAPS,
     IDLE,
-    LOGGED,
     NEXT,
     NOW,
     REACHED,
@@ -14,6 +13,7 @@ from sim.run.replica import (
     admit_arrivals,
     book_step,
     finish_step,
+    is_full,
     seen_ns,
 )
 from sim.run.steady import ROWS, STEADY, Flow, enter, leave, price_rows_and_sums, schedule_steady, take_in, turn
@@ -28,6 +28,8 @@ def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
     """
     clock = replica.clock
     while True:
+        if clock[STEP_END] != NOBODY and flow.scalars[STEADY]:
+            glide(replica, flow, until_ns)
         if clock[STEP_END] != NOBODY:
             if clock[STEP_END] > until_ns:
                 return REACHED
@@ -38,7 +40,7 @@ def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
             if flow.scalars[STEADY]:
                 take_in(replica, flow)
         admit_arrivals(replica)
-        if clock[LOGGED] == replica.log.shape[0] or clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size:
+        if is_full(replica):
             return FULL
         if begin(replica, flow):
             continue

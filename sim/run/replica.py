@@ -42,16 +42,35 @@ from sim.serving.scheduler import arrive, complete, samples, schedule
     DELIVERED,  # when the frontend has sent all tokens so far
     SEEN,  # when the engine saw the latest request
     BEFORE,  # DELIVERED, one iteration earlier
-) = range(12)
-CLOCKS = 12
+    TRACED,  # rows of the trace in use
+) = range(13)
+CLOCKS = 13
 
 # why advance returned
 REACHED, IDLE, FULL, STUCK = range(4)
 
-# columns of the iteration log
-(L_START, L_NS, L_PROMPT, L_DECODE, L_REGULAR, L_GAP, L_RUNNING, L_WAITING, L_USED, L_PARTS) = range(10)
+# columns of the log, a line for each iteration or run of iterations that only decoded the same requests
+(
+    L_START,
+    L_STEPS,  # iterations of the line
+    L_NS,  # of all its iterations together, as the gaps and parts
+    L_PROMPT,
+    L_DECODE,
+    L_REGULAR,
+    L_GAP,
+    L_RUNNING,
+    L_WAITING,
+    L_USED,  # units in use in its last iteration
+    L_PARTS,
+) = range(11)
 LOG_COLUMNS = L_PARTS + PARTS
 LOG_ROWS = 8192
+
+# columns of the trace, what differs between the iterations of one line
+(T_NS, T_GAP, T_KV, T_LAUNCH, T_USED) = range(5)
+TRACE_COLUMNS = 5
+TRACE_ROWS = 1 << 16
+NARROW = 2**31  # what a column of the trace cannot hold
 FAR = 2**62  # arrival of a closed loop's request that no client has sent yet
 FOREVER = 2**63 - 1
 
@@ -68,7 +87,8 @@ class Replica(NamedTuple):
     scratch: Scratch
     emitted: Ints  # [max_num_seqs] tokens per sampling row
     clock: Ints  # [CLOCKS]
-    log: Ints  # [rows, LOG_COLUMNS] iterations since the log was last drained
+    log: Ints  # [rows, LOG_COLUMNS] lines since the log was last drained
+    trace: NDArray[np.int32]  # [rows, TRACE_COLUMNS] iterations of its lines of several; no rows: these are not kept
     gaps: Ints  # [...] inter-token gaps of requests that the iteration before left out
 
 
@@ -179,11 +199,22 @@ def note_gaps(replica: Replica) -> int:
     return regular
 
 
+def is_full(replica: Replica) -> bool:
+    """Whether log, trace or gaps must be drained before another iteration."""
+    clock = replica.clock
+    if clock[LOGGED] == 0:
+        clock[TRACED] = 0
+    if 0 < replica.trace.shape[0] == clock[TRACED] or clock[LOGGED] + 1 >= replica.log.shape[0]:
+        return True
+    return clock[GAPS] + replica.knobs.max_num_seqs > replica.gaps.size
+
+
 def log_step(replica: Replica, regular: int) -> None:
-    """Write the iteration's row of the log."""
+    """Write the iteration's line of the log."""
     clock, counts, rows = replica.clock, replica.state.counts, replica.scratch.rows
     line = replica.log[clock[LOGGED]]
     line[L_START] = clock[STEP_START]
+    line[L_STEPS] = 1
     line[L_NS] = clock[STEP_END] - clock[STEP_START]
     line[L_PROMPT] = rows[PROMPT] + rows[SAMPLED]
     line[L_DECODE] = rows[SINGLE]
@@ -191,7 +222,13 @@ def log_step(replica: Replica, regular: int) -> None:
     line[L_GAP] = clock[DELIVERED] - clock[BEFORE]
     line[L_RUNNING] = counts[N_RUNNING]
     line[L_WAITING] = counts[TAIL] - counts[HEAD] + counts[N_FRONT]
-    line[L_USED] = replica.knobs.total_units - counts[FREE] - counts[EVICTABLE] * replica.knobs.hash_units
+    line[L_USED] = used_units(replica)
     for part in range(PARTS):
         line[L_PARTS + part] = replica.scratch.parts_ns[part]
     clock[LOGGED] += 1
+
+
+def used_units(replica: Replica) -> int:
+    """KV units that somebody holds."""
+    counts, knobs = replica.state.counts, replica.knobs
+    return knobs.total_units - counts[FREE] - counts[EVICTABLE] * knobs.hash_units

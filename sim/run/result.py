@@ -1,25 +1,25 @@
 """What a run produced: frames per request and per iteration, and the summary that every report starts from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from sim.cost.deployment import Deployment
-from sim.cost.tables import COUNTER_NAMES, PART_NAMES
+from sim.cost.tables import PART_NAMES
 from sim.plans.plan import SkipPlan
+from sim.run.log import Logged, iterations_of, regular_gaps
 from sim.run.metrics import MS, Slo, spread, tpot_ns, weighted_spread
 from sim.run.replica import (
     L_DECODE,
-    L_GAP,
     L_NS,
     L_PARTS,
     L_PROMPT,
-    L_REGULAR,
     L_RUNNING,
     L_START,
+    L_STEPS,
     L_USED,
     L_WAITING,
 )
@@ -43,9 +43,8 @@ class Result:
     asked: Asked
     state: State
     knobs: Knobs
-    counters: NDArray[np.float64]
-    log: Ints  # [iterations, LOG_COLUMNS]
-    gaps_ns: Ints
+    work: Mapping[str, float]  # done, and the dense model's for the same rows (FLOPs, bytes)
+    logged: Logged
     wall_s: float
 
     @cached_property
@@ -75,6 +74,11 @@ class Result:
         return frame.with_columns(pl.when(served).then(pl.col(t)).otherwise(None).fill_nan(None) for t in times)
 
     @cached_property
+    def log(self) -> Ints:
+        """A line for every iteration, [iterations, LOG_COLUMNS]."""
+        return iterations_of(self.logged)
+
+    @cached_property
     def iterations(self) -> pl.DataFrame:
         """One row per iteration: when, what it held, who ran and waited, memory in use, where its time went (ns)."""
         log = self.log
@@ -96,15 +100,11 @@ class Result:
     @property
     def makespan_s(self) -> float:
         """Seconds from the first arrival to the last token."""
-        if not len(self.log):
+        lines = self.logged.lines
+        if not len(lines):
             return 0.0
-        last = max(int(self.state.last_token_ns.max()), int(self.log[-1, L_START] + self.log[-1, L_NS]))
+        last = max(int(self.state.last_token_ns.max()), int(lines[-1, L_START] + lines[-1, L_NS]))
         return (last - int(self.asked.arrival_ns[0])) / 1e9
-
-    @cached_property
-    def work(self) -> dict[str, float]:
-        """Work done and the dense model's work for the same rows (FLOPs, bytes), by name."""
-        return dict(zip(COUNTER_NAMES, map(float, self.counters)))
 
     @property
     def realised(self) -> dict[str, float]:
@@ -134,9 +134,10 @@ class Result:
 
     def itl(self) -> dict[str, float]:
         """p50, p90, p99 and mean of all inter-token gaps, in ms."""
-        values = np.concatenate([self.log[:, L_GAP], self.gaps_ns]) / MS
-        weights = np.concatenate([self.log[:, L_REGULAR], np.ones_like(self.gaps_ns)])
-        return weighted_spread(values, weights)
+        gaps_ns, tokens = regular_gaps(self.logged)
+        odd_ns = self.logged.gaps_ns
+        found = weighted_spread(np.concatenate([gaps_ns, odd_ns]), np.concatenate([tokens, np.ones_like(odd_ns)]))
+        return {name: value / MS for name, value in found.items()}
 
     def summary(self) -> dict[str, object]:
         """The run in one JSON-ready dictionary; keys are documented in docs/json.md."""
@@ -146,7 +147,8 @@ class Result:
         tp = self.deployment.tp
         output = int(self.state.generated.sum())
         prompt = int(self.asked.prompt_tokens[self.state.status == DONE].sum())
-        busy_ns = float(self.log[:, L_NS].sum()) or float("nan")
+        lines = self.logged.lines
+        busy_ns = float(lines[:, L_NS].sum()) or float("nan")
         return {
             "model": self.deployment.model.name,
             "gpu": self.deployment.gpu.name,
@@ -171,13 +173,13 @@ class Result:
             "normalised_tflops_per_gpu": self.work["flops_dense"] / span / tp / 1e12,
             "executed_tflops_per_gpu": self.work["flops"] / span / tp / 1e12,
             "kv_capacity_tokens": self.knobs.total_units // self.knobs.full_units * self.knobs.block_tokens,
-            "kv_peak_share": float(self.log[:, L_USED].max(initial=0)) / self.knobs.total_units,
-            "queue_peak": int(self.log[:, L_WAITING].max(initial=0)),
+            "kv_peak_share": float(lines[:, L_USED].max(initial=0)) / self.knobs.total_units,
+            "queue_peak": int(lines[:, L_WAITING].max(initial=0)),
             "preemptions": int(self.state.preempted.sum()),
             "prefix_hit_share": float(self.state.cached.sum()) / max(1, int(self.asked.prompt_tokens.sum())),
             "busy_share": busy_ns / 1e9 / span,
             "realised": self.realised,
             "extrapolated_share": self.work["outside_ns"] / busy_ns,
-            "iterations": len(self.log),
+            "iterations": int(lines[:, L_STEPS].sum()),
             "wall_s": self.wall_s,
         }

@@ -12,33 +12,36 @@ from sim.cost.deployment import Deployment
 from sim.cost.lower import lower
 from sim.cost.tables import Tables, scratch_for
 from sim.cost.times import KernelTimes, times_for
+from sim.cost.work import work_done
 from sim.errors import CapacityError, InputError
 from sim.plans.plan import SkipPlan
 from sim.run.compiled import compiled_advance
+from sim.run.log import Logged, drained, joined
 from sim.run.replica import (
     CLOCKS,
     CONCURRENCY,
     FAR,
     FOREVER,
     FULL,
-    GAPS,
     LOG_COLUMNS,
     LOG_ROWS,
-    LOGGED,
     NEXT,
     NOW,
     RELEASED,
     STEP_END,
+    TRACE_COLUMNS,
+    TRACE_ROWS,
     Replica,
     admit_arrivals,
     begin_step,
     book_step,
     finish_step,
+    is_full,
     seen_ns,
 )
 from sim.run.result import Result
 from sim.run.steady import flow_for
-from sim.serving.columns import DONE, N_DONE, NOBODY, REFUSED, Asked, Ints, asked_of, state_of
+from sim.serving.columns import DONE, N_DONE, NOBODY, REFUSED, Asked, asked_of, state_of
 from sim.serving.config import Knobs, SchedulerConfig, knobs_of
 from sim.serving.memory import most_units
 from sim.workload.workload import Workload
@@ -88,9 +91,8 @@ class Simulation:
             asked=replica.asked,
             state=replica.state,
             knobs=replica.knobs,
-            counters=replica.scratch.counters,
-            log=np.concatenate(log.rows),
-            gaps_ns=np.concatenate(log.gaps),
+            work=work_done(replica.tables, replica.scratch),
+            logged=joined(log.parts),
             wall_s=perf_counter() - started,
         )
 
@@ -135,6 +137,7 @@ class Simulation:
             emitted=np.zeros(config.max_num_seqs, dtype=np.int64),
             clock=clock,
             log=np.zeros((LOG_ROWS, LOG_COLUMNS), dtype=np.int64),
+            trace=np.zeros((TRACE_ROWS, TRACE_COLUMNS), dtype=np.int32),
             gaps=np.zeros(8 * config.max_num_seqs + LOG_ROWS, dtype=np.int64),
         )
 
@@ -169,20 +172,16 @@ def simulate(
 
 
 class Log:
-    """The iterations and odd gaps of a run, drained from the replica's fixed buffers."""
+    """The stretches of a run's log, drained from the replica's fixed buffers."""
 
     def __init__(self, replica: Replica, progress: Progress | None) -> None:
         self._replica = replica
         self._progress = progress
-        self.rows: list[Ints] = []
-        self.gaps: list[Ints] = []
+        self.parts: list[Logged] = []
 
     def drain(self) -> None:
         """Copy what the buffers hold and empty them."""
-        clock = self._replica.clock
-        self.rows.append(self._replica.log[: clock[LOGGED]].copy())
-        self.gaps.append(self._replica.gaps[: clock[GAPS]].copy())
-        clock[LOGGED] = clock[GAPS] = 0
+        self.parts.append(drained(self._replica))
         if self._progress:
             self._progress(int(self._replica.state.counts[N_DONE]), self._replica.asked.arrival_ns.size)
 
@@ -221,7 +220,8 @@ def _stepwise(env: simpy.Environment, replica: Replica, log: Log) -> Generator[s
             yield env.timeout(int(clock[STEP_END]) - env.now)
             book_step(replica, 0)
             finish_step(replica)
-            log.drain()
+            if is_full(replica):
+                log.drain()
         elif clock[NEXT] < arrival_ns.size:
             yield env.timeout(int(seen_ns(replica, clock[NEXT])) - env.now)
         else:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.price import price_step
-from sim.cost.tables import SAMPLING, SEQUENCES, SINGLE, Tables
+from sim.cost.tables import ALL, ALONE, CONTEXT, OPEN, SAMPLING, SEQUENCES, SINGLE, Tables
 from sim.cost.tally import tally
 from sim.run.replica import DELIVERED, NOW, STEP_END, STEP_START, Replica, release_client
 from sim.serving.columns import (
@@ -26,6 +26,7 @@ from sim.serving.columns import (
     N_SLOTS,
     NOBODY,
     RUNNING,
+    TAIL,
     Ints,
 )
 from sim.serving.config import CHUNKED
@@ -36,8 +37,20 @@ RING = 1024
 NEVER = 2**60
 
 # scalars of the flow
-(STEADY, STEP, ROWS, YOUNGEST, N_READING, N_DUE) = range(6)
-SCALARS = 6
+(
+    STEADY,
+    STEP,
+    ROWS,
+    YOUNGEST,
+    N_READING,
+    N_DUE,
+    TRIED,  # end of the queue when admission was last tried
+) = range(7)
+SCALARS = 7
+
+# sums of a row class
+(F_ROWS, F_CONTEXT, F_OPEN) = range(3)
+SUMS = 3
 
 
 class Flow(NamedTuple):
@@ -50,9 +63,7 @@ class Flow(NamedTuple):
     days: Ints  # [RING] first request of each day of the calendar
     due: Ints  # [2 * max_num_seqs] the day at hand
     reading: Ints  # [max_num_seqs] requests with rows, oldest first
-    class_rows: Ints  # [U]
-    class_context: Ints  # [U]
-    class_open: Ints  # [U] of these rows, the ones with an open FFN gate
+    sums: Ints  # [U, SUMS] rows, their contexts, rows with an open FFN gate
     phase_units: Ints  # [block_tokens] units needed in iterations of that residue
     change: Ints  # [M] tokens fed after which something changes, by tokens fed; NEVER where nothing does
 
@@ -86,9 +97,7 @@ def flow_for(tables: Tables, live_units: Ints, requests: int, max_num_seqs: int,
         days,
         column(2 * max_num_seqs),
         column(max_num_seqs),
-        column(u),
-        column(u),
-        column(u),
+        np.zeros((u, SUMS), dtype=np.int64),
         column(block_tokens),
         change,
     )
@@ -132,9 +141,7 @@ def leave(replica: Replica, flow: Flow) -> None:
             flow.member[request] = 0
     drop_finished(state)
     flow.scalars[:] = 0
-    flow.class_rows[:] = 0
-    flow.class_context[:] = 0
-    flow.class_open[:] = 0
+    flow.sums[:] = 0
     flow.phase_units[:] = 0
     flow.days[:] = NOBODY
 
@@ -178,10 +185,10 @@ def add(replica: Replica, flow: Flow, request: int, sign: int, since: int) -> No
     fed = computed - since - replica.asked.prompt_tokens[request]
     u = tables.class_of[min(fed, tables.class_of.size - 1)]
     flow.scalars[ROWS] += sign
-    flow.class_rows[u] += sign
-    flow.class_context[u] += sign * (computed + 1)
+    flow.sums[u, F_ROWS] += sign
+    flow.sums[u, F_CONTEXT] += sign * (computed + 1)
     if fed >= tables.gate_warmup:
-        flow.class_open[u] += sign
+        flow.sums[u, F_OPEN] += sign
     block = replica.knobs.block_tokens
     flow.phase_units[(flow.scalars[STEP] - computed) % block] += sign * state.units[request]
 
@@ -211,6 +218,7 @@ def schedule_steady(replica: Replica, flow: Flow) -> bool:
     for i in range(first, state.counts[N_SLOTS]):
         flow.reading[scalars[N_READING]] = state.running[i]
         scalars[N_READING] += 1
+    scalars[TRIED] = state.counts[TAIL]
     return state.counts[N_ROWS] > 0 or scalars[ROWS] > 0
 
 
@@ -247,11 +255,11 @@ def price_rows_and_sums(replica: Replica, flow: Flow) -> None:
     scratch.rows[SINGLE] += rows
     scratch.rows[SAMPLING] += rows
     scratch.rows[SEQUENCES] += rows
-    for u in range(flow.class_rows.size):
-        scratch.class_rows[u] += flow.class_rows[u]
-        scratch.class_single[u] += flow.class_rows[u]
-        scratch.class_context[u] += flow.class_context[u]
-        scratch.class_gated[u] += flow.class_open[u]
+    for u in range(flow.sums.shape[0]):
+        scratch.classes[u, ALL] += flow.sums[u, F_ROWS]
+        scratch.classes[u, ALONE] += flow.sums[u, F_ROWS]
+        scratch.classes[u, CONTEXT] += flow.sums[u, F_CONTEXT]
+        scratch.classes[u, OPEN] += flow.sums[u, F_OPEN]
     replica.clock[STEP_START] = replica.clock[NOW]
     replica.clock[STEP_END] = replica.clock[NOW] + price_step(replica.tables, scratch)
 
@@ -263,11 +271,16 @@ def turn(replica: Replica, flow: Flow) -> None:
     """
     state, scalars = replica.state, flow.scalars
     collect_due(state.admitted, flow)
-    scalars[STEP] += 1
-    for u in range(flow.class_rows.size):
-        flow.class_context[u] += flow.class_rows[u]
+    pass_steps(flow, 1)
     for i in range(scalars[N_DUE]):
         settle(replica, flow, flow.due[i])
+
+
+def pass_steps(flow: Flow, steps: int) -> None:
+    """Move the sums by so many tokens of every row."""
+    flow.scalars[STEP] += steps
+    for u in range(flow.sums.shape[0]):
+        flow.sums[u, F_CONTEXT] += steps * flow.sums[u, F_ROWS]
 
 
 def take_in(replica: Replica, flow: Flow) -> None:

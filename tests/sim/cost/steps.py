@@ -10,9 +10,10 @@ from sim.cost.hardware import Gpu
 from sim.cost.lower import lower
 from sim.cost.price import price_step
 from sim.cost.roofline import Roofline
-from sim.cost.tables import COUNTER_NAMES, PART_NAMES, Tables, scratch_for
+from sim.cost.tables import PART_NAMES, Tables, scratch_for
 from sim.cost.tally import tally
 from sim.cost.times import KernelTimes
+from sim.cost.work import work_done
 from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan
 from sim.serving.columns import N_ROWS, asked_of, state_of
@@ -55,7 +56,7 @@ def price(tables: Tables, rows: list[Row]) -> Priced:
     return Priced(
         ns=int(ns),
         parts=dict(zip(PART_NAMES, scratch.parts_ns.tolist())),
-        work=dict(zip(COUNTER_NAMES, scratch.counters.tolist())),
+        work=work_done(tables, scratch),
     )
 
 
