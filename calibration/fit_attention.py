@@ -25,15 +25,9 @@ def fit_prefill(rows: pl.DataFrame, *, sms: int, splits: bool, seed: int = 0) ->
     domain = {name: [float(x.min()), float(x.max())] for name, x in measured} | {"context": [0.0, 0.0]}
 
     def solve(seen: Any) -> tuple[dict[str, list[float]], Floats]:
-        blocks = [
-            hinges(new, list(knots), beyond=False) * prefill_term(name, new, heads, kv_heads, sms=sms)[:, None]
-            for name in PREFILL_TERMS
-        ]
-        design = np.concatenate(blocks, axis=1)
+        design = prefill_design(new, heads, kv_heads, list(knots), sms=sms)
         found = relative_nnls(design[seen], ns[seen], np.ones(int(seen.sum())))
-        values = np.cumsum(found.reshape(len(PREFILL_TERMS), -1), axis=1)
-        table = {name: [float(f"{x:.6g}") for x in row] for name, row in zip(PREFILL_TERMS, values)}
-        return {name: row for name, row in table.items() if row[-1] > 0}, design @ found
+        return prefill_coefficients(found), design @ found
 
     _, blind = solve(~held)
     coefficients, full = solve(np.ones(ns.shape, dtype=bool))
@@ -51,6 +45,21 @@ def fit_prefill(rows: pl.DataFrame, *, sms: int, splits: bool, seed: int = 0) ->
     PrefillTimes.read(table)
     table["residuals"] = {"in_sample": spread(full, ns), "held_out": spread(blind[held], ns[held])}
     return table
+
+
+def prefill_design(new: Floats, heads: Floats, kv_heads: Floats, knots: list[float], *, sms: int) -> Floats:
+    """Columns [n, terms x knots] of prompts without context."""
+    climbing = hinges(new, knots, beyond=False)
+    return np.concatenate(
+        [climbing * prefill_term(name, new, heads, kv_heads, sms=sms)[:, None] for name in PREFILL_TERMS], axis=1
+    )
+
+
+def prefill_coefficients(found: Floats) -> dict[str, list[float]]:
+    """Weights of a design as they stand in a file: each term's values at the knots; what vanishes is left out."""
+    values = np.cumsum(found.reshape(len(PREFILL_TERMS), -1), axis=1)
+    table = {name: [float(f"{x:.6g}") for x in row] for name, row in zip(PREFILL_TERMS, values)}
+    return {name: row for name, row in table.items() if row[-1] > 0}
 
 
 def fit_decode(rows: pl.DataFrame, *, kv_bytes: int, l2_bytes: float, seed: int = 0) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def _grid(
         known = int(np.flatnonzero(~np.isnan(row)).max())
         row[known + 1 :] = row[known] + (moved[i, known + 1 :] - moved[i, known]) / rate
     grid = never_falling(np.where(np.isnan(grid), np.fmax.accumulate(grid, axis=1), grid))
-    return *_extend(xs, ys, grid, reach), rate
+    return *extended(xs, ys, grid, reach), rate
 
 
 def _rate_beyond(grid: Floats, moved: Floats, l2_bytes: float) -> float:
@@ -126,7 +135,7 @@ def _rate_beyond(grid: Floats, moved: Floats, l2_bytes: float) -> float:
     return float(np.median(fetched[fair] / gained[fair]))
 
 
-def _extend(xs: Floats, ys: Floats, grid: Floats, reach: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def extended(xs: Floats, ys: Floats, grid: Floats, reach: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """One more row and column, so that extrapolation from the last cell falls along no axis."""
     ratio = (xs[-1]) / (xs[-1] - xs[-2])
     climb = np.maximum.accumulate(grid[-1] - grid[-2])

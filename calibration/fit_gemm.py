@@ -49,7 +49,7 @@ def fit_gemm(rows: pl.DataFrame, *, sms: int, seed: int = 0) -> dict[str, Any]:
     aligned = relevant & ((m <= 256) | (m % 256 == 0))
     table: dict[str, Any] = {
         "sms": sms,
-        "kernels": [_kernel(TILES[j], knots, weights) for j, weights in found.items()],
+        "kernels": [kernel_table(TILES[j], knots, weights) for j, weights in found.items()],
         "domain": {name: [float(x.min()), float(x.max())] for name, x in (("m", m), ("n", n), ("k", k))},
         "residuals": {
             "in_sample": spread(full[relevant], ns[relevant]),
@@ -78,7 +78,7 @@ def _fit(m: Floats, n: Floats, k: Floats, ns: Floats, sms: int) -> tuple[list[fl
     knots = [float(x) for x in KNOTS if x in measured]  # a knot without data is where a minimum of fits dives
     weight = np.where((n >= 1024) & (k >= 1024) & (m <= 16384), 1.0, 0.16)
     weight = np.where((m > 256) & (m % 256 == 1), 0.25 * weight, weight)
-    designs = [_design(m, n, k, knots, tile, sms) for tile in TILES]
+    designs = [tile_design(m, n, k, knots, tile, sms) for tile in TILES]
     ideal = np.stack([_ideal(m, n, k, tile, sms) for tile in TILES], axis=1)
     tried = [_alternate(designs, ns, weight, np.argmin(ideal, axis=1), undercut) for undercut in UNDERCUT]
     return knots, min(tried, key=lambda one: one[0])[1]
@@ -118,15 +118,15 @@ def _alternate(
     return best_loss, best
 
 
-def _design(m: Floats, n: Floats, k: Floats, knots: Sequence[float], tile: Tile, sms: int) -> Floats:
-    """Columns [rows, terms x knots]; the waves of a kernel cost the same at every m."""
+def tile_design(m: Floats, n: Floats, k: Floats, knots: Sequence[float], tile: Tile, sms: int) -> Floats:
+    """Columns of a tile's kernel, [rows, terms x knots]; the waves of a kernel cost the same at every m."""
     climbing = hinges(m, knots)
     blocks = [climbing * term(name, m, n, k, tile=tile, sms=sms)[:, None] for name in CLIMBING]
     blocks += [term(name, m, n, k, tile=tile, sms=sms)[:, None] for name in WAVING]
     return np.concatenate(blocks, axis=1)
 
 
-def _kernel(tile: Tile, knots: Sequence[float], weights: Floats) -> dict[str, Any]:
+def kernel_table(tile: Tile, knots: Sequence[float], weights: Floats) -> dict[str, Any]:
     """One kernel as it stands in the file; terms that vanish are left out."""
     split = len(CLIMBING) * len(knots)
     values = np.cumsum(weights[:split].reshape(len(CLIMBING), -1), axis=1)
@@ -140,4 +140,4 @@ def _kernel(tile: Tile, knots: Sequence[float], weights: Floats) -> dict[str, An
 
 def _predict(found: dict[int, Floats], m: Floats, n: Floats, k: Floats, knots: Sequence[float], sms: int) -> Floats:
     """ns of every row: the cheapest of the fitted kernels."""
-    return np.min([_design(m, n, k, knots, TILES[j], sms) @ weights for j, weights in found.items()], axis=0)
+    return np.min([tile_design(m, n, k, knots, TILES[j], sms) @ weights for j, weights in found.items()], axis=0)

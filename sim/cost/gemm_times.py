@@ -8,10 +8,13 @@ a kernel may split k, which multiplies its tiles and divides its loop).
 c_f(m) is piecewise linear and never falls with m, constant for the waves; every φ never falls with m, n or k; a
 minimum of such sums keeps that, so more rows, a wider or a deeper matrix never cost less. The minimum is what a
 library's heuristic does when it picks a tile.
+
+Where a model's own matrices were measured, the file also holds a curve for each of them: linear between measured m,
+never falling. Then only these matrices count as measured, the sum above stands in for every other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +53,7 @@ class GemmTimes:
     sms: int
     kernels: Sequence[GemmKernel]
     domain: Mapping[str, Sequence[float]]
+    curves: Mapping[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)  # (n, k) to m and ns
 
     @classmethod
     def read(cls, table: Mapping[str, Any]) -> "GemmTimes":
@@ -63,14 +67,21 @@ class GemmTimes:
             )
             for one in table["kernels"]
         ]
-        return cls(sms=int(table["sms"]), kernels=kernels, domain=table["domain"])
+        curves = {
+            (int(one["n"]), int(one["k"])): (np.asarray(one["m"], np.float64), np.asarray(one["ns"], np.float64))
+            for one in table.get("curves", ())
+        }
+        return cls(sms=int(table["sms"]), kernels=kernels, domain=table["domain"], curves=curves)
 
     def __call__(self, m: Floats, n: int, k: int) -> Times:
         """ns of [m, k] x [k, n] for every m, and whether (m, n, k) was measured."""
+        if (n, k) in self.curves:
+            knots, values = self.curves[n, k]
+            return climb(m, knots, values), within({"m": (knots[0], knots[-1])}, m=m)
         ns = np.full(m.shape, np.inf)
         for kernel in self.kernels:
             ns = np.minimum(ns, kernel.ns(m, n, k, self.sms))
-        return ns, within(self.domain, m=m, n=n, k=k)
+        return ns, within(self.domain, m=m, n=n, k=k) & (not self.curves)
 
 
 def climb(x: Floats, knots: Floats, values: Floats, *, beyond: bool = True) -> Floats:

@@ -7,18 +7,20 @@ mask `inside`: whether the point lies in the domain that was measured.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, get_args
+from pathlib import Path
+from typing import Protocol
 
 from numpy.typing import ArrayLike
 
 from sim.cost.arrays import Dtype, Times
 from sim.cost.borrowed import Borrowed
-from sim.cost.hardware import GPUS, gpu_named
+from sim.cost.hardware import GPUS, Gpu, gpu_named
 from sim.cost.measured import Measured, coefficients_path
 from sim.cost.roofline import Roofline
-from sim.errors import UncalibratedOp, UnknownName
+from sim.errors import InputError, UncalibratedOp, UnknownName
 
-Source = Literal["auto", "measured", "roofline"]
+Source = str  # one of SOURCES, or the path of a .json file of coefficients
+SOURCES = ("auto", "measured", "roofline")
 SIBLINGS = {"a100-40": "a100-80"}
 
 
@@ -61,14 +63,17 @@ class KernelTimes(Protocol):
 
 
 def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
-    """Kernel times for a GPU: "measured" coefficients, a "roofline", or "auto" = measured where there are any.
+    """Kernel times for a GPU: "measured" coefficients, a "roofline", "auto" = measured where there are any, or a file.
 
-    A100-40 borrows the fits of A100-80: the same chip, bounded by its slower memory. Raises UnknownName for a GPU or
-    a source we do not have, UncalibratedOp for "measured" without coefficients.
+    A100-40 borrows the fits of A100-80: the same chip, bounded by its slower memory. A source that ends in .json is a
+    file of coefficients (`python -m calibration fit`). Raises UnknownName for a GPU or a source we do not have,
+    UncalibratedOp for "measured" without coefficients, InputError for a file of another GPU, or of anything else.
     """
-    if source not in get_args(Source):
-        raise UnknownName("source of kernel times", source, get_args(Source))
     found = gpu_named(gpu)
+    if source.endswith(".json"):
+        return _from_file(Path(source), found)
+    if source not in SOURCES:
+        raise UnknownName("source of kernel times", source, (*SOURCES, "FILE.json"))
     roofline = Roofline(found)
     if source == "roofline":
         return roofline
@@ -80,3 +85,11 @@ def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
         raise UncalibratedOp(f"no measured kernel times for {found.name}: use source='roofline' or 'auto'")
     measured = Measured.read(path, gpu=sibling)
     return measured if sibling is found else Borrowed(measured, roofline)
+
+
+def _from_file(path: Path, gpu: Gpu) -> Measured:
+    measured = Measured.read(path, gpu=gpu)
+    of = measured.provenance.get("gpu")
+    if of != gpu.name:
+        raise InputError(f"{path}: kernel times of {of}, not of {gpu.name}; give --gpu {of}, or another file")
+    return measured

@@ -61,7 +61,7 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--memory-utilization", type=float, default=0.9, metavar="SHARE")
     group.add_argument("--num-gpu-blocks", type=int, metavar="N", help="KV blocks as the server reports them")
     group.add_argument("--max-context", type=int, metavar="TOKENS", help="default: the model's")
-    group.add_argument("--source", default="auto", help="kernel times: auto, measured or roofline")
+    group.add_argument("--source", default="auto", help="kernel times: auto, measured, roofline or FILE.json")
     group = parser.add_argument_group("engine", "what is not given is the engine's own")
     group.add_argument(
         "--engine",

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from calibration import provenance
+from calibration.measure_rows import read_rows
 from calibration.provenance import clocks_as_found
+from engine.tiny import make_tiny
 
 WITHOUT = """
 import sys
@@ -56,3 +58,12 @@ def test_no_clocks_without_the_tool(monkeypatch):
 def test_imports_without_what_a_gpu_machine_lacks(module):
     """No polars, SimPy, plotly, SciPy or numba there: measuring must not ask for them."""
     subprocess.run([sys.executable, "-c", f"{WITHOUT}\nimport {module}"], check=True)
+
+
+def test_measuring_needs_no_more_than_torch(tmp_path):
+    folder = make_tiny(tmp_path / "llama", layers=2)
+    words = ["measure", "--model", str(folder), "--out", str(tmp_path / "m"), "--device", "cpu", "--repeats", "1"]
+    words += ["--plans", "dense", "--only", "norm", "decode_attention", "step"]
+    run = f"{WITHOUT}\nfrom calibration.cli import main\nsys.exit(main({words}))"
+    subprocess.run([sys.executable, "-c", run], check=True, capture_output=True)
+    assert {row["op"] for row in read_rows(tmp_path / "m")} == {"norm", "decode_attention", "step", "burst"}
