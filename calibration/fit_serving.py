@@ -75,23 +75,29 @@ def fit_profile(
     run: Runner = run_cases,
     rounds: int = 3,
     prior: Mapping[str, float] | None = None,
+    share: float = 1.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Fit:
     """The profile that fits the cases best in the named parameters, others as in `start`.
 
-    The Jacobian is taken once per round; each round takes the best of a few step lengths.
+    The Jacobian is taken once per round; each round takes the best of a few step lengths. `share` of the usual error
+    is expected where all cases are of one server: what differs between servers then is the server's, and to be fitted.
     """
     p0 = {name: (prior or start.parameters)[name] for name in names}
     profile, order = start, tuple(names)
-    residuals = _residuals(cases, run([(case, profile) for case in cases]))
+
+    def errors_of(candidate: EngineProfile) -> Residuals:
+        return _residuals(cases, run([(case, candidate) for case in cases]), share)
+
+    residuals = errors_of(profile)
     jacobian = np.zeros((residuals.values.size, len(order)))
     for number in range(rounds):
-        jacobian = _jacobian(cases, profile, order, residuals, run)
+        jacobian = _jacobian(cases, profile, order, residuals, run, share)
         gain = _step(residuals, jacobian, profile, p0, order)
         tried = [(length, _moved(profile, order, length * gain)) for length in (1.0, 0.5, 0.2)]
         best = _loss(residuals, profile, p0, order)
         for length, candidate in tried:
-            now = _residuals(cases, run([(case, candidate) for case in cases]))
+            now = errors_of(candidate)
             loss = _loss(now, candidate, p0, order) if now.values.size == residuals.values.size else np.inf
             if loss < best:
                 tell(f"round {number}: loss {best:.1f} -> {loss:.1f} at step {length}: {_text(candidate, order)}")
@@ -126,14 +132,14 @@ def cases_of(cases: Sequence[Case], profile: str) -> list[Case]:
     return [case for case in cases if profile_of(case.point).name == profile]
 
 
-def _residuals(cases: Sequence[Case], found: Sequence[Mapping[str, float] | None]) -> Residuals:
+def _residuals(cases: Sequence[Case], found: Sequence[Mapping[str, float] | None], share: float) -> Residuals:
     values, index, metrics, scales = [], [], [], []
     for i, (case, metrics_of) in enumerate(zip(cases, found)):
         for name, measured in case.point.measured.items():
             kind = name.split("_")[0]
             if metrics_of is None or measured <= 0 or kind == "e2e" or name in SKIPPED or "_p9" in name:
                 continue
-            scale = SCALE[kind] * np.sqrt(len([m for m in wanted(case.point) if m.split("_")[0] == kind]))
+            scale = share * SCALE[kind] * np.sqrt(len([m for m in wanted(case.point) if m.split("_")[0] == kind]))
             values.append(np.log(max(metrics_of[name], 1e-9) / measured) / scale)
             index.append(i)
             metrics.append(name)
@@ -142,13 +148,13 @@ def _residuals(cases: Sequence[Case], found: Sequence[Mapping[str, float] | None
 
 
 def _jacobian(
-    cases: Sequence[Case], profile: EngineProfile, names: tuple[str, ...], at: Residuals, run: Runner
+    cases: Sequence[Case], profile: EngineProfile, names: tuple[str, ...], at: Residuals, run: Runner, share: float
 ) -> Floats:
     tasks = [(case, _moved_one(profile, name)) for name in names for case in cases]
     answers = run(tasks)
     columns = []
     for k in range(len(names)):
-        moved = _residuals(cases, answers[k * len(cases) : (k + 1) * len(cases)])
+        moved = _residuals(cases, answers[k * len(cases) : (k + 1) * len(cases)], share)
         columns.append((moved.values - at.values) / STEP)
     return np.stack(columns, axis=1)
 

@@ -23,6 +23,7 @@ from sim.cost.profiles import EngineProfile, profile_named
 from sim.errors import InputError
 
 FITTED = ("step_ms", "row_us", "request_ms", "compute", "weights", "decode_attention")
+ONE_SERVER = 0.3  # of the error that a fit of many servers leaves
 TOLD = 0.7  # posterior over prior spread from which on a file says nothing of a parameter
 UNSEEN = ("kernel factors one by one: they act together on every latency", "KV memory, unless the server reported it")
 
@@ -55,7 +56,7 @@ def import_result(
     before = profile or profile_of(points[0])
     cases = [Case(point) for point in points]
     names = [name for name in FITTED if before.parameters[name] > 0]
-    fit = fit_profile(cases, before, names, rounds=3, tell=tell)
+    fit = fit_profile(cases, before, names, rounds=4, share=ONE_SERVER, tell=tell)
     errors = _errors(cases, before, fit.profile)
     sd = np.sqrt(np.diag(fit.covariance))
     unidentified = [name for name, one in zip(fit.names, sd) if one > TOLD * SPREAD[name]]

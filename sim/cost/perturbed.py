@@ -1,4 +1,7 @@
-"""Kernel times as they may really be: each shape of each kind off by a share drawn from the fit's own residuals."""
+"""Kernel times as they may really be: each shape of each kind off by a share drawn from the fit's own residuals.
+
+Where nothing was measured the share is wider, and kernels are off together: the mean of many is no better known.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from sim.cost.times import KernelTimes
 
 P90_OF_NORMAL = 1.645
 UNMEASURED_SD = 0.25  # of a roofline's price, and of what lies outside the measured domain
+SHARED = 0.5  # of that variance: a GPU's clocks and its libraries' age move all its unmeasured kernels together
 KINDS = ("gemm", "prefill_attention", "decode_attention", "elementwise", "all_reduce")
 
 
@@ -38,6 +42,11 @@ class Perturbed:
     def spreads(self) -> dict[str, float]:
         """Standard deviation of the log error, by kind."""
         return kernel_spreads(self.source.provenance)
+
+    @cached_property
+    def shared(self) -> float:
+        """The deviation that all unmeasured kernels have in common."""
+        return float(np.random.default_rng([self.seed, len(KINDS)]).standard_normal())
 
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n]."""
@@ -68,7 +77,8 @@ class Perturbed:
     def _drawn(self, kind: str, shape: tuple[object, ...], found: Times) -> Times:
         ns, inside = found
         key = [sum(map(ord, x)) if isinstance(x, str) else int(str(x)) for x in shape]
-        near, far = np.random.default_rng([self.seed, KINDS.index(kind), *key]).standard_normal(2)
+        near, own = np.random.default_rng([self.seed, KINDS.index(kind), *key]).standard_normal(2)
+        far = np.sqrt(SHARED) * self.shared + np.sqrt(1 - SHARED) * own
         wide = max(UNMEASURED_SD, self.spreads[kind])
         return ns * np.where(inside, np.exp(self.spreads[kind] * near), np.exp(wide * far)), inside
 
