@@ -21,6 +21,21 @@ lint: $(VENV)/.test
 test-gpu: $(VENV)/.test
 	$(RUN) -m pytest -m gpu
 
+# measure, fit and validate on the CPU engine, end to end: what a GPU's campaign does, in a few minutes
+CALIBRATED := out/calibrate-cpu
+CPU_PLANS := dense swift_kv skip_decode:speedup=2 ffn_skip:share=0.25,cold_layers=1 swift_kv+skip_decode:speedup=2
+CPU_RUN := --model $(CALIBRATED)/model --device cpu --plans $(CPU_PLANS)
+
+calibrate-cpu: $(VENV)/.test
+	rm -rf $(CALIBRATED)
+	$(RUN) -m engine tiny $(CALIBRATED)/model
+	$(RUN) -m calibration measure $(CPU_RUN) --out $(CALIBRATED)
+	$(RUN) -m calibration fit $(CALIBRATED) --out $(CALIBRATED)/coefficients.json \
+		--engine-out $(CALIBRATED)/engine.json
+	$(RUN) -m calibration validate-engine $(CPU_RUN) --coefficients $(CALIBRATED)/coefficients.json \
+		--engine $(CALIBRATED)/engine.json --requests 40 --repeats 2 --lengths uniform --slots 8 --budget 64 \
+		--max-context 96 --out $(CALIBRATED)/validation.json
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "elide needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 2; }

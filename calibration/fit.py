@@ -143,7 +143,7 @@ def fit(rows: Sequence[Mapping[str, Any]], *, date: str, seed: int = 0) -> Fitte
     engine = _engine(rows, gpu, times)
     if engine is None:
         return Fitted(facts, None, {})
-    about = _head(rows, gpu, date) | {"steps": engine.steps}
+    about = _head(rows, gpu, date) | {"gpus": [gpu.name], "steps": engine.steps}
     return Fitted(facts, engine.profile | {"provenance": about}, engine.steps)
 
 

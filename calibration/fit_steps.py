@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from calibration.engine_runs import Setting, shape_of, simulation_of, together
+from calibration.engine_runs import simulation_of, together
 from calibration.grid import Burst
 from calibration.monotone import Floats, spread
+from calibration.setting import Setting, shape_of
 from sim.cost.deployment import Host
 from sim.cost.hardware import Gpu
 from sim.cost.profiles import FACTORS, HOST

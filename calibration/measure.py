@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +17,7 @@ from calibration.measure_ops import KERNELS
 from calibration.measure_rows import Rows
 from calibration.measure_steps import Steps
 from calibration.provenance import clocks_as_found, provenance
+from calibration.setting import model_facts
 from calibration.timing import timer_for
 from engine.config import ModelConfig, config_of, read_config
 from engine.loading import device_named, dtype_named
@@ -168,11 +169,10 @@ class Session:
     @property
     def head(self) -> dict[str, Any]:
         """What stands in every row: where and when, versions, machine, the model's shape and how far the grid goes."""
-        s, about = self.config.shape, provenance(PACKAGES)
-        sizes = [one.name for one in fields(s) if one.name not in ("name", "source")]
+        about = provenance(PACKAGES)
         found = {name: about.pop(name) for name in ("device", "date", "commit")} | about
-        found |= {"model": s.name, "dtype": str(self.buffers.dtype).removeprefix("torch."), "page_tokens": PAGE}
-        found |= {f"model_{name}": getattr(s, name) for name in sizes}
+        found |= model_facts(self.config.shape) | {"page_tokens": PAGE}
+        found["dtype"] = str(self.buffers.dtype).removeprefix("torch.")
         found |= {f"limit_{name}": getattr(self.limits, name) for name in ("rows", "sequences", "context", "kv_bytes")}
         found["processors"] = 1
         if self.device.type == "cuda":

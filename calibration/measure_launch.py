@@ -1,12 +1,11 @@
 """What launching costs: the host for each kernel, the device between the nodes of a graph and between graphs."""
 
 from collections.abc import Callable
-from time import perf_counter_ns
 
 import torch
 
 from calibration.grid import Item
-from calibration.timing import Spread, between, spread_of
+from calibration.timing import Clock, Spread, between, spread_of
 from engine.kernels.act import relu
 
 SAMPLES, LAUNCHES = 15, 200  # launches that a queue holds without making the host wait
@@ -15,20 +14,21 @@ ELEMENTS = 1024
 
 def launched(item: Item, device: torch.device) -> Spread:
     """Host nanoseconds of launching one small kernel, of torch's or of the engine's."""
-    launch, samples = _small(str(item["kernel"]), device), []
+    launch, clock, samples = _small(str(item["kernel"]), device), Clock(device), []
     for _ in range(SAMPLES + 1):
         if device.type == "cuda":
             torch.cuda.synchronize()
-        started = perf_counter_ns()
+        started = clock()
         for _ in range(LAUNCHES):
             launch()
-        samples.append((perf_counter_ns() - started) / LAUNCHES)
-    return spread_of(samples[1:], "clock")
+        samples.append((clock() - started) / LAUNCHES)
+    return spread_of(samples[1:], "host")
 
 
 def replayed(item: Item) -> tuple[Spread, Spread]:
     """Device nanoseconds of a chain of graphs of small kernels, and the host's to launch it."""
-    launch = _small("engine", torch.device("cuda"))
+    cuda = torch.device("cuda")
+    launch, clock = _small("engine", cuda), Clock(cuda)
     graphs = [_captured(launch, item["kernels"]) for _ in range(item["graphs"])]
 
     def chain() -> None:
@@ -40,10 +40,10 @@ def replayed(item: Item) -> tuple[Spread, Spread]:
     host = []
     for _ in range(SAMPLES):
         torch.cuda.synchronize()
-        started = perf_counter_ns()
+        started = clock()
         chain()
-        host.append(float(perf_counter_ns() - started))
-    return spread_of(device, "graph"), spread_of(host, "clock")
+        host.append(float(clock() - started))
+    return spread_of(device, "graph"), spread_of(host, "host")
 
 
 def _small(kernel: str, device: torch.device) -> Callable[[], object]:

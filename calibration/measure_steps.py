@@ -7,22 +7,20 @@ one observation, and the simulator can be made to walk through the same steps.
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import torch
 
 from calibration.grid import Burst, Item
-from calibration.timing import spread_of
+from calibration.setting import Setting
+from calibration.timing import Clock, spread_of
 from calibration.watch import Watch, watched
 from engine.llm import LLM
 from engine.metrics import Metrics
 from engine.sampler import SamplingParams
 from sim.plans.model import ModelShape
-from sim.serving.config import SchedulerConfig
 
-BLOCK = 16
 METRICS = (
     "skip_requested", "weight_bytes_skip_realised", "kv_read_skip_realised", "ffn_blocks_gated", "graph_hits",
     "graph_misses",
@@ -39,14 +37,14 @@ class Steps:
     budget: int  # most tokens of a step
     longest: int  # tokens of the longest request of any burst
     repeats: int = 3
-    _key: tuple[str, int, str] = ("", 0, "")
+    _made_for: Setting | None = None
     _llm: LLM | None = field(default=None, repr=False)
 
     def rows(self, item: Item) -> list[dict[str, Any]]:
         """A row per iteration of the burst with the spread over repeats, and one of the burst as a client sees it."""
-        burst = Burst.of(item)
-        llm = self._engine(str(item["plan"]), burst)
-        sizes = dict(item.sizes) | self._settings(llm)
+        burst, setting = Burst.of(item), self._setting(item)
+        llm = self._engine(setting)
+        sizes = dict(item.sizes) | vars(setting) | engine_facts(llm)
         run_burst(llm, burst, seed=0)
         known = llm.metrics
         llm.engine.metrics = Metrics(known.shape, known.weight_size, known.kv_size)
@@ -61,38 +59,46 @@ class Steps:
         whole = vars(spread_of([run.ns for run in runs], "engine"))
         return [*found, {"op": "burst", **sizes, **latency, **whole, **summary}]
 
-    def _settings(self, llm: LLM) -> dict[str, Any]:
-        """How the engine ran: what the simulator must know to walk through the same steps."""
-        return {
-            "digest": llm.plan.digest, "budget": self.budget, "block_tokens": BLOCK, "max_context": self.longest,
-            "pipelined": int(llm.engine.pipelined), "graphs": int(llm.device.type == "cuda"),
-        }  # fmt: skip
+    def _setting(self, item: Item) -> Setting:
+        return Setting(str(item["plan"]), str(item["policy"]), int(item["slots"]), self.budget, self.longest)
 
-    def _engine(self, plan: str, burst: Burst) -> LLM:
-        key = plan, burst.slots, burst.policy
-        if self._llm is None or key != self._key:
+    def _engine(self, setting: Setting) -> LLM:
+        if self._llm is None or setting != self._made_for:
             self.drop()
-            self._llm, self._key = self._made(plan, burst), key
+            self._llm, self._made_for = engine_for(self.model, setting, self.device), setting
         return self._llm
-
-    def _made(self, plan: str, burst: Burst) -> LLM:
-        config = SchedulerConfig(
-            policy=burst.policy,  # type: ignore[arg-type]
-            max_num_seqs=burst.slots,
-            max_num_batched_tokens=max(self.budget, burst.slots),
-            block_tokens=BLOCK,
-        )
-        blocks = burst.slots * (-(-self.longest // BLOCK) + 1)
-        return LLM(
-            self.model, plan=plan, device=self.device, scheduler=config, kv_blocks=blocks, max_context=self.longest
-        )
 
     def drop(self) -> None:
         """Give the engine's memory back."""
         self._llm = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Give back what engines that are gone have held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def engine_for(model: str | ModelShape, setting: Setting, device: str) -> LLM:
+    """The engine of a setting, with memory for every slot's longest request, on the clock of its device."""
+    llm = LLM(
+        model,
+        plan=setting.plan,
+        device=device,
+        scheduler=setting.scheduler,
+        kv_blocks=setting.kv_blocks,
+        max_context=setting.max_context,
+    )
+    llm.engine.clock = Clock(llm.device)
+    return llm
+
+
+def engine_facts(llm: LLM) -> dict[str, Any]:
+    """What else decides how long a step takes."""
+    captured = llm.device.type == "cuda"
+    return {"digest": llm.plan.digest, "pipelined": int(llm.engine.pipelined), "graphs": int(captured)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def run_burst(llm: LLM, burst: Burst, seed: int, watch: Watch | None = None) -> 
     ended: list[tuple[int, Rows]] = []
     engine.on_iteration = lambda _, end_ns, rows: ended.append((end_ns, rows))
     mine = [llm.add(p, SamplingParams(max_tokens=n, ignore_eos=True)) for p, n in zip(prompts, burst.outputs)]
-    started, first = perf_counter_ns(), len(watch.launched) if watch else 0
+    started, first = engine.clock(), len(watch.launched) if watch else 0
     while engine.busy:
         llm.step()
     engine.on_iteration = None

@@ -1,13 +1,15 @@
-"""How long a launch takes: replays of a CUDA graph between events on a GPU, the processor's clock on a CPU.
+"""How long a launch takes: replays of a CUDA graph between events on a GPU, the thread's own time on a CPU.
 
 On a GPU many launches are captured into one graph, each on the next set of buffers, so that what the engine reads from
 memory is not found in a cache; a launch's time contains the gap to the next kernel, as `sim.cost.times` counts it.
 After timing, the outputs are poisoned with NaN and written once more: a kernel that leaves a hole was not measured.
+
+On a CPU, where one thread does all the work, what other programs take from the machine does not count.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep, thread_time_ns
 from typing import Protocol
 
 import numpy as np
@@ -20,12 +22,33 @@ REPLAYS, WARM_REPLAYS = 15, 3
 GRAPH_NS = 3e6  # least duration of one replay, where launches are short
 MOST_LAUNCHES = 512
 SAMPLES, SAMPLE_NS = 15, 3e5  # on a CPU
+SPIN_NS = 2_000_000  # waits shorter than that are not slept through
 LONG_NS = 5e7  # launches that take longer are timed fewer times
 HEAD_START = 1_000_000  # cycles that the GPU idles first, so that the host's launches are there when it begins
 
 
 class BrokenKernel(ElideError, RuntimeError):
     """A kernel that left part of its output unwritten, or wrote NaN."""
+
+
+class Clock:
+    """The time of a device's host in ns: the world's beside a GPU; on a CPU the thread's own, and waits are jumped."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._world = device.type == "cuda"
+        self._jumped = 0
+
+    def __call__(self) -> int:
+        """Now."""
+        return perf_counter_ns() if self._world else thread_time_ns() + self._jumped
+
+    def wait_until(self, due_ns: int) -> None:
+        """None, when it is that late."""
+        while (left := due_ns - self()) > 0:
+            if not self._world:
+                self._jumped += left
+            elif left > SPIN_NS:
+                sleep((left - SPIN_NS) / 1e9)
 
 
 @dataclass(frozen=True)
@@ -68,22 +91,22 @@ def timer_for(device: torch.device) -> Timer:
 
 @torch.inference_mode()
 def on_cpu(op: Op) -> Spread:
-    """Samples of enough consecutive launches for the clock to tell."""
+    """Samples of enough consecutive launches for a clock to tell."""
     for i in range(2):
         op.run(i % op.sets)
     once = _elapsed(op, 1)
     launches = int(np.clip(SAMPLE_NS / once, 1, MOST_LAUNCHES))
     samples = [_elapsed(op, launches) / launches for _ in range(_count(SAMPLES, once * launches))]
     _check(op, lambda: op.run(0))
-    return spread_of(samples, "clock")
+    return spread_of(samples, "thread")
 
 
 def _elapsed(op: Op, launches: int) -> float:
     """Nanoseconds of so many launches."""
-    started = perf_counter_ns()
+    started = thread_time_ns()
     for i in range(launches):
         op.run(i % op.sets)
-    return float(perf_counter_ns() - started)
+    return float(thread_time_ns() - started)
 
 
 def _count(most: int, each_ns: float) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter_ns
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +19,7 @@ class Watch:
     def __init__(self, llm: LLM) -> None:
         self.launched: list[tuple[float, float]] = []  # by iteration: host ns, of which in the forward pass
         self.gate = llm.plan.gate
+        self._clock = llm.engine.clock
         self._host = self._forward = 0.0
         self._tokens = 0.0  # past the gate's warm-up, those included that run in full
         self._skipped: Tensor | None = None
@@ -35,11 +35,11 @@ class Watch:
         """The engine's function, its time booked; an iteration ends with its `_complete`."""
 
         def run(*arguments: Any) -> Any:
-            started = perf_counter_ns()
+            started = self._clock()
             try:
                 return call(*arguments)
             finally:
-                self._host += perf_counter_ns() - started
+                self._host += self._clock() - started
                 if name == "_complete":
                     self.launched.append((self._host, self._forward))
                     self._host = self._forward = 0.0
@@ -50,9 +50,9 @@ class Watch:
         """The forward pass, its time and its gate booked."""
 
         def run(batch: Batch) -> Outcome:
-            started = perf_counter_ns()
+            started = self._clock()
             outcome = call(batch)
-            self._forward += perf_counter_ns() - started
+            self._forward += self._clock() - started
             self._note_gate(batch, outcome)
             return outcome
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.perturbed import Perturbed
-from sim.cost.profiles import EngineProfile
+from sim.cost.profiles import FACTORS, EngineProfile
 from sim.cost.times import times_for
 from sim.errors import InputError
 from sim.run.result import Result
@@ -105,7 +105,7 @@ def variations(simulation: Simulation, profile: EngineProfile, *, draws: int, se
         rng = np.random.default_rng([seed, number])
         yield Variation("kernels", replace(simulation, times=Perturbed(simulation.times, seed * 1000 + number)))
         drawn = profile.at(deviations[number])
-        moved = {name: drawn.parameters[name] / profile.parameters[name] for name in profile.parameters}
+        moved = {name: drawn.parameters[name] / profile.parameters[name] for name in FACTORS}
         yield Variation(
             "parameters",
             replace(

@@ -1,14 +1,15 @@
 """Rows as `measure` would write them on a machine that is known to the nanosecond: what fits must recover."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calibration.engine_runs import Setting, simulation_of, together
+from calibration.engine_runs import simulation_of, together
 from calibration.grid import Burst, Limits, items_of
+from calibration.setting import Setting, model_facts
 from sim.cost.arrays import Dtype, Times, columns
 from sim.cost.attention_times import PrefillTimes
 from sim.cost.deployment import Host
@@ -79,9 +80,8 @@ def rows_of(*, noise: float = 0.0, seed: int = 0, device: str = "NVIDIA H200", *
 
 
 def _head(device: str) -> dict[str, Any]:
-    names = [one.name for one in fields(ModelShape) if one.name not in ("name", "source")]
-    about = {"model": SHAPE.name, "dtype": "bfloat16", "processors": 132, "date": "2026-11-25", "commit": "abc"}
-    return about | {"device": device} | {f"model_{name}": getattr(SHAPE, name) for name in names}
+    about = {"dtype": "bfloat16", "processors": 132, "date": "2026-11-25", "commit": "abc", "device": device}
+    return about | model_facts(SHAPE)
 
 
 def _rows(item: Any) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,193 @@
+"""`python -m calibration validate-engine`: the same requests through engine and simulator, and how far they disagree.
+
+Plan, scheduler, memory, lengths and arrivals are the same on both sides; how long a step takes is measured on the one
+and priced on the other. The engine's half can be recorded on a machine that has no simulator (`--record`), and
+compared elsewhere (`--recorded`).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibration.grid import plans_of
+from calibration.live import UNIFORM, Traffic, record
+from calibration.setting import Setting
+from engine.loading import device_named
+from sim.errors import InputError
+from sim.plans.catalogue import model_named
+from sim.plans.model import ModelShape
+from sim.run.metrics import MS, tpot_ns
+from sim.study.jsonable import dumps
+from sim.study.options import Parser
+from sim.study.terminal import console, say_json, show_table, write_text
+
+HONEST = (
+    "On a CPU a step is mostly Python and its kernels are torch references: these errors test the chain of measuring,"
+    " fitting and simulating, and say nothing about a GPU. Time is the thread's own, so a busy machine disturbs little."
+)
+FAMILIES = ("ttft", "tpot", "e2e", "output_tokens_per_s")
+BELOW = 0.85  # shares of capacity up to which queues are short enough for TTFT to be judged
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of one run: what the engine took, between its repeats, and what was predicted, with its interval."""
+
+    plan: str
+    share: float
+    metric: str
+    measured: float
+    measured_low: float
+    measured_high: float
+    predicted: float
+    predicted_low: float
+    predicted_high: float
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, as a share."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def covered(self) -> bool:
+        """Whether the interval holds what was measured."""
+        return self.predicted_low <= self.measured <= self.predicted_high
+
+
+def add_arguments(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Declare the command."""
+    command = commands.add_parser("validate-engine", help="the same requests through engine and simulator")
+    base = Traffic()
+    command.add_argument("--model", metavar="NAME", help="catalogue name (random weights) or checkpoint folder")
+    command.add_argument("--coefficients", type=Path, metavar="FILE", help="kernels, as fit writes them")
+    command.add_argument("--engine", metavar="FILE", help="the engine's profile, as fit --engine-out writes it")
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    command.add_argument("--plans", nargs="*", default=(), metavar="SPEC", help="default: every paper's settings")
+    command.add_argument("--requests", type=int, default=base.requests, metavar="N")
+    command.add_argument("--repeats", type=int, default=base.repeats, metavar="N", help="of each run of the engine")
+    command.add_argument("--shares", type=float, nargs="+", default=base.shares, metavar="X", help="of its capacity")
+    command.add_argument("--lengths", default=base.lengths, help=f"azure-conv, azure-code or {UNIFORM}")
+    command.add_argument("--arrivals", default=base.arrivals, help="poisson, gamma:cv=X, bursty:peak=X, constant")
+    command.add_argument("--slots", type=int, default=64, metavar="N", help="sequences at once (64)")
+    command.add_argument("--budget", type=int, default=2048, metavar="N", help="most tokens of a step (2048)")
+    command.add_argument("--max-context", type=int, default=2048, metavar="N", help="tokens of the longest request")
+    command.add_argument("--draws", type=int, default=6, metavar="N", help="runs per source of an interval (6)")
+    command.add_argument("--record", metavar="FILE", help="run the engine only, and write what it did")
+    command.add_argument("--recorded", type=Path, metavar="FILE", help="compare a record instead of running the engine")
+    command.add_argument("--out", metavar="FILE", help="write all comparisons as JSON")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=_validate)
+
+
+def _validate(args: argparse.Namespace) -> None:
+    done = _recorded(args)
+    if args.record:
+        write_text(args.record, json.dumps(done) + "\n")
+        return
+    if args.coefficients is None or args.engine is None:
+        raise InputError("give --coefficients and --engine, as fit writes them, or --record to run the engine only")
+    if args.draws < 2:
+        raise InputError(f"--draws {args.draws}: an interval needs at least 2")
+    from calibration.validate_engine_runs import compare, simulators_of
+
+    rows = compare(done, *simulators_of(args.coefficients, args.engine), draws=args.draws)
+    found = summary_of(rows) | {"head": done["head"], "traffic": done["traffic"], "rows": [_plain(r) for r in rows]}
+    if args.out:
+        write_text(args.out, dumps(found) + "\n")
+    if args.json:
+        say_json(found)
+        return
+    _show(rows, found, cpu=str(done["head"]["device"]).startswith("cpu"))
+
+
+def _recorded(args: argparse.Namespace) -> dict[str, Any]:
+    """What the engine did, now or as a file tells it."""
+    if args.recorded is not None:
+        try:
+            done: dict[str, Any] = json.loads(args.recorded.read_text(encoding="utf-8"))
+            done["head"]["device"], done["traffic"], done["runs"][0]["times"]
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as cause:
+            raise InputError(f"{args.recorded}: is no record of validate-engine ({cause!r})") from cause
+        return done
+    if args.model is None:
+        raise InputError("give --model to run the engine, or --recorded for a run that was recorded")
+    device = device_named(args.device).type
+    if device == "cpu":
+        torch.set_num_threads(1)
+    folder, shape = Path(args.model).expanduser(), model_named(args.model)
+    model: str | ModelShape = str(folder) if folder.is_dir() else shape
+    traffic = Traffic(args.requests, args.lengths, args.arrivals, tuple(args.shares), args.repeats)
+    context = min(args.max_context, shape.max_context)
+    plans = args.plans or plans_of(shape)
+    settings = [Setting(plan, "chunked", args.slots, args.budget, context) for plan in plans]
+    return record(model, settings, traffic, device=device, tell=lambda text: print_to_stderr(text))
+
+
+def print_to_stderr(text: str) -> None:
+    """A line about the progress."""
+    sys.stderr.write(f"{text}\n")
+
+
+def figures(arrival: NDArray[Any], first: NDArray[Any], last: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
+    """The figures that are compared, of columns in ns: latencies in ms, and tokens per second from first to last."""
+    columns = {"ttft": (first - arrival) / MS, "tpot": tpot_ns(first, last, outputs) / MS, "e2e": (last - arrival) / MS}
+    found: dict[str, float] = {}
+    for name, values in columns.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            found |= {f"{name}_mean_ms": float(known.mean())}
+            found |= {f"{name}_p{q}_ms": float(np.percentile(known, q)) for q in (50, 90)}
+    return found | {"output_tokens_per_s": float(outputs.sum() / (last.max() - arrival.min()) * 1e9)}
+
+
+def summary_of(rows: Sequence[Compared]) -> dict[str, Any]:
+    """Median errors by family and by plan, and the share of intervals that hold the measurement."""
+    return {
+        **{f"{family}_median_ape": _median(_of(rows, family)) for family in FAMILIES},
+        "coverage_90": float(np.mean([row.covered for row in rows])),
+        "by_plan": {
+            plan: {family: _median([r for r in _of(rows, family) if r.plan == plan]) for family in FAMILIES}
+            for plan in dict.fromkeys(row.plan for row in rows)
+        },
+    }
+
+
+def _of(rows: Sequence[Compared], family: str) -> list[Compared]:
+    """Rows of a family; of TTFT those below saturation, where it is a latency and not a queue's length."""
+    some = [row for row in rows if row.metric.startswith(family)]
+    below = [row for row in some if row.share <= BELOW]
+    return below if family in ("ttft", "e2e") and below else some
+
+
+def _median(rows: Sequence[Compared]) -> float:
+    return float(np.median([abs(row.error) for row in rows])) if rows else float("nan")
+
+
+def _plain(row: Compared) -> dict[str, Any]:
+    return vars(row) | {"error": row.error, "covered": row.covered}
+
+
+def _show(rows: Sequence[Compared], found: Mapping[str, Any], *, cpu: bool) -> None:
+    out = console()
+    lines = [
+        (f"{r.plan}, {r.share:.0%}", r.metric, r.measured, f"{r.measured_low:.4g} – {r.measured_high:.4g}", r.predicted,
+         f"{r.predicted_low:.4g} – {r.predicted_high:.4g}", f"{100 * r.error:+.1f}", r.covered)
+        for r in rows if "mean" in r.metric or "per_s" in r.metric
+    ]  # fmt: skip
+    names = ("plan, load", "figure", "engine", "of repeats", "simulated", "90 % interval", "error %", "covered")
+    show_table(out, "Engine and simulator", names, lines)
+    lines = [(plan, *(f"{100 * one[f]:.1f}" for f in FAMILIES)) for plan, one in found["by_plan"].items()]
+    total = ("all", *(f"{100 * found[f'{f}_median_ape']:.1f}" for f in FAMILIES))
+    title = f"Median error in percent (TTFT and E2E up to {BELOW:.0%} of capacity)"
+    show_table(out, title, ("plan", *FAMILIES), [*lines, total])
+    out.print(f"{found['coverage_90']:.0%} of {len(rows)} measurements lie within their 90 % interval.")
+    if cpu:
+        out.print(HONEST, soft_wrap=True)
