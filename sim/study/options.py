@@ -45,6 +45,9 @@ def add_search(parser: argparse.ArgumentParser, *, requests: int = 4000) -> None
     add_workload(parser, requests=requests)
     group = parser.add_argument_group("search")
     group.add_argument("--demand-qps", type=float, default=100.0, metavar="QPS", help="requests per second (100)")
+    group.add_argument(
+        "--quality-floor", type=float, metavar="SHARE", help="of the dense model's score: 0.99 marks what is below it"
+    )
     group.add_argument("--seed", type=int, default=0, help="the first seed")
     group.add_argument("--seeds", type=int, default=3, metavar="N", help="searches, each with its own traffic (3)")
     group.add_argument("--tolerance", type=float, default=0.02, metavar="SHARE", help="width of the bracket (0.02)")

@@ -24,7 +24,8 @@ DEFINITIONS = {
     "GPUs": "demand / capacity, rounded up to whole replicas; requests spread evenly over them",
     "energy": "board power for the busy share of the time; host and cooling left out",
     "dollars": "assumed price per GPU-hour; give your own with --gpu-price",
-    "quality": "only what a measurement file gives; a strategy that needs trained weights is priced as if it had them",
+    "quality": "share of the dense model's score, measured here, imported or published as it says; nothing is guessed."
+    " A strategy that needs trained weights is priced as if it had them",
 }
 
 
@@ -45,6 +46,7 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
                 "tpot_ms": study.slo.tpot_ms,
                 "percentile": study.slo.percentile,
             },
+            "quality_floor": study.quality_floor,
             "latencies_at_qps": common_qps,
             "dollars_per_gpu_hour": price,
         },

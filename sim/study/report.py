@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from sim.run.metrics import Slo
+from sim.study.floor import recommendation
 from sim.study.html import Section, page
 from sim.study.pictures import (
     capacity_bars,
@@ -28,6 +29,7 @@ ANSWER = (
     "gpus_low",
     "gpus_high",
     "quality",
+    "quality_how",
 )
 LATENCY = ("strategy", "compared_at_qps", "ttft_p50_ms", "ttft_p90_ms", "tpot_p50_ms", "tpot_p90_ms")
 SAVED = (
@@ -53,6 +55,7 @@ def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object])
         *_reasons(frames),
         *_batching(frames),
         _cost(rows),
+        *_known(frames["quality"]),
     ]
     return page(title_of(question), summary_of(rows, question), sections, provenance)
 
@@ -73,7 +76,8 @@ def summary_of(rows: pl.DataFrame, question: Mapping[str, Any]) -> str:
     counts = [f"{label(r['strategy'])}: {r['gpus']} GPUs" for r in served.iter_rows(named=True)]
     unable = rows.filter(pl.col("gpus").is_null())
     failed = [f"{label(r['strategy'])}: {r['note']}" for r in unable.iter_rows(named=True)]
-    return asked + "\n\n" + "; ".join(counts + failed) + "."
+    advice = recommendation(rows, question.get("quality_floor"))
+    return asked + "\n\n" + "; ".join(counts + failed) + "." + (f"\n\nRecommended {advice}." if advice else "")
 
 
 def _answers(rows: pl.DataFrame, points: pl.DataFrame, slo: Slo) -> list[Section]:
@@ -85,7 +89,8 @@ def _answers(rows: pl.DataFrame, points: pl.DataFrame, slo: Slo) -> list[Section
             capacity_bars(able),
             rows.select(ANSWER),
             "Bars and intervals: 90 % over seeds and search. Strategies are priced as if the model's weights had been"
-            " trained for them; quality is what a measurement says, or nothing.",
+            " trained for them; quality is the share of the"
+            " dense model's score that somebody measured or published, or nothing.",
             missing="not measured",
         ),
         Section(
@@ -148,3 +153,16 @@ def _cost(rows: pl.DataFrame) -> Section:
         able.select(COST),
         missing="not measured",
     )
+
+
+def _known(known: pl.DataFrame) -> list[Section]:
+    if known.is_empty():
+        return []
+    return [
+        Section(
+            "What is known about the answers?",
+            "Shares of the dense model's score. Rows of kind quality are the strategy's own; all others are of other"
+            " settings, models or benchmarks, and small models only rank strategies.",
+            table=known,
+        )
+    ]

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from sim.cost.deployment import Deployment
+from sim.plans.plan import SkipPlan
 from sim.study.assess import Assessment
 from sim.study.capacity import Capacity, replicas_for
+from sim.study.floor import keeps
 from sim.study.prices import dollars_per_million, kwh_per_million
-from sim.study.quality import qualities
+from sim.study.quality import quality_of
 
 SCHEMA = {
     "strategy": pl.String,
@@ -41,6 +43,10 @@ SCHEMA = {
     "dollars_per_million_output_tokens": pl.Float64,
     "kwh_per_million_output_tokens": pl.Float64,
     "quality": pl.Float64,
+    "quality_low": pl.Float64,
+    "quality_high": pl.Float64,
+    "quality_how": pl.String,
+    "keeps_quality": pl.Boolean,
     "extrapolated_share": pl.Float64,
     "note": pl.String,
 }
@@ -53,24 +59,31 @@ def study_rows(
     *,
     demand_qps: float,
     dollars_per_gpu_hour: float,
+    quality_floor: float | None = None,
 ) -> pl.DataFrame:
     """The table, in the order of the strategies; figures that a strategy without a capacity lacks are null."""
     latency = {str(row["strategy"]): row for row in at_common.iter_rows(named=True)}
-    measured = qualities(on.model.name)
     rows = []
     for a in found:
-        quality = measured.get(a.plan.digest)
         row: dict[str, object] = {"strategy": a.plan.name, "plan_digest": a.plan.digest, "note": a.why_not}
         row |= {"prompt_skip": a.plan.prompt_skip, "decode_skip": a.plan.nominal_skip}
         row |= {name: a.row[name] for name in a.row if name in SCHEMA}
         row |= _latency(latency.get(a.plan.name))
         row["kv_capacity_tokens"] = int(a.row["kv_capacity_tokens"])
-        row["quality"] = quality.score if quality else None
+        row |= quality_cells(a.plan, on.model.name, quality_floor)
         if a.capacity:
             row |= _capacity(on, a.capacity, found[0].capacity, demand_qps)
             row |= _cost(on, a.row, dollars_per_gpu_hour)
         rows.append({name: row.get(name) for name in SCHEMA})
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def quality_cells(plan: SkipPlan, model: str, floor: float | None) -> dict[str, object]:
+    """The row's columns on quality; null where nobody measured it."""
+    known = quality_of(plan, model)
+    names = ("quality", "quality_low", "quality_high", "quality_how")
+    values = (known.score, known.low, known.high, known.how) if known else (None,) * 4
+    return {**dict(zip(names, values)), "keeps_quality": keeps(values[0], floor)}
 
 
 def _latency(row: Mapping[str, object] | None) -> dict[str, object]:

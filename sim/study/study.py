@@ -23,6 +23,8 @@ from sim.study.assess import Assessment, assess, latencies
 from sim.study.batching import depth_saving, ffn_saving, streams_and_load
 from sim.study.capacity import replicas_for
 from sim.study.engines import DEFAULT_ENGINE, on_engine, profile_of
+from sim.study.evidence import quality_frame
+from sim.study.floor import check_floor
 from sim.study.loads import Load, NamedLoad
 from sim.study.outcome import Outcome
 from sim.study.pool import Job, executor, run_all
@@ -72,6 +74,7 @@ class Study:
     max_context: int | None = None
     oversized: Oversized = "error"
     gpu_price: float | None = None
+    quality_floor: float | None = None  # share of the dense model's score; what keeps less is not recommended
     batching: bool = True  # also simulate what batching does to skipping: two sections of the report
     workers: int | None = None  # processes; default: one per core, 2 at most. Results do not depend on it
     tick: Tick | None = field(default=None, compare=False)  # told (what is done, jobs done, jobs in all)
@@ -106,6 +109,7 @@ class Study:
     def outcome(self) -> Outcome:
         """Every frame of the study, computed once."""
         replicas_for(self.demand_qps, 1.0)
+        check_floor(self.quality_floor)
         price = price_of(self.deployment.gpu.name, self.gpu_price)
         services = self.services
         services[0].run(self.load.alone(1))  # compiles the loop once, before several processes would at once
@@ -116,8 +120,14 @@ class Study:
         common = COMMON * base.qps
         at_common = frames["points"].filter(pl.col("qps") == common)
         frames["rows"] = study_rows(
-            self.deployment, found, at_common, demand_qps=self.demand_qps, dollars_per_gpu_hour=price
+            self.deployment,
+            found,
+            at_common,
+            demand_qps=self.demand_qps,
+            dollars_per_gpu_hour=price,
+            quality_floor=self.quality_floor,
         )
+        frames["quality"] = quality_frame((a.plan for a in found), self.deployment.model.name)
         frames["steps"] = pl.concat([_steps(found[0], a) for a in found[1:]] or [_steps(found[0], found[0])])
         return Outcome(frames, provenance_of(self, price=price, common_qps=common))
 

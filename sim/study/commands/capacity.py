@@ -7,8 +7,10 @@ from typing import Any
 from sim.run.metrics import Slo
 from sim.study.assess import figures
 from sim.study.capacity import Capacity, capacity_of, replicas_for
+from sim.study.floor import cell, check_floor
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_search, add_slo
 from sim.study.pictures import label, percent
+from sim.study.rows import quality_cells
 from sim.study.service import Service
 from sim.study.settings import rated_load_of, seeds_of, service_of, slo_of
 from sim.study.terminal import between, console, figure, progress, say_json, show_table
@@ -35,12 +37,14 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, and say what was found."""
     replicas_for(args.demand_qps, 1.0)
+    floor = check_floor(args.quality_floor)
     service, slo, seeds = service_of(args, rated_load_of(args)), slo_of(args), seeds_of(args)
     with progress(quiet=args.json) as bar:
         tell = (lambda what: bar(what, 0, None)) if bar else None
         found = capacity_of(service, slo, seeds=seeds, tolerance=args.tolerance, tell=tell)
         at = figures(service.at(found.brackets[0].low, seeds[0]))
     answer = answer_of(service, slo, found, args.demand_qps)
+    answer |= {"quality_floor": floor, **quality_cells(service.plan, service.deployment.model.name, floor)}
     answer["brackets"] = [{"seed": s, "works": b.low, "fails": b.high} for s, b in zip(seeds, found.brackets)]
     answer |= {"evaluations": found.evaluations, "at_capacity": at}
     if args.json:
@@ -85,6 +89,7 @@ def show(service: Service, slo: Slo, answer: Mapping[str, Any], at: Mapping[str,
             f"GPUs for {answer['demand_qps']:g} requests per second",
             figure(answer["gpus"]) + between(answer["gpus_low"], answer["gpus_high"]),
         ),
+        ("share of the dense model's quality", cell(answer["quality"], answer["quality_how"], answer["quality_floor"])),
         ("output tokens per second per GPU", figure(at["output_tokens_per_s"] / on.tp)),
         ("KV memory in use, at most", percent(at["kv_peak_share"])),
         ("priced outside the measured domain", percent(at["extrapolated_share"])),

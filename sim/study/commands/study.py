@@ -8,10 +8,11 @@ import polars as pl
 from rich.console import Console
 
 from sim.study.assess import REALISED
+from sim.study.evidence import phrases
+from sim.study.floor import cell, check_floor, recommendation
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_search, add_slo
 from sim.study.outcome import Outcome
 from sim.study.pictures import label, percent
-from sim.study.quality import NOT_MEASURED
 from sim.study.settings import (
     deployment_of,
     engine_of,
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
             max_context=args.max_context,
             oversized=oversized_of(args),
             gpu_price=args.gpu_price,
+            quality_floor=check_floor(args.quality_floor),
             workers=args.workers,
             tick=bar,
         )
@@ -91,23 +93,28 @@ def show(out: Console, outcome: Outcome) -> None:
     what = f"{question['model']} on {question['gpus_per_replica']} x {question['gpu']}, {question['workload']}"
     limits = f"{slo['percentile']:g} % of requests within TTFT {slo['ttft_ms']:g} ms and TPOT {slo['tpot_ms']:g} ms"
     out.print(f"[bold]{what}[/bold]: {limits}\n", soft_wrap=True)
-    _show_capacity(out, rows, float(question["demand_qps"]))
+    _show_capacity(out, rows, float(question["demand_qps"]), question["quality_floor"])
+    _show_evidence(out, rows, outcome.frames["quality"], question["quality_floor"])
     _show_saving(out, rows)
     _show_why(out, outcome.frames["steps"])
     for row in rows.filter(pl.col("note") != "").iter_rows(named=True):
         out.print(f"[yellow]note:[/yellow] {label(row['strategy'])}: {row['note']}", soft_wrap=True)
 
 
-def _show_capacity(out: Console, rows: pl.DataFrame, demand_qps: float) -> None:
+def _show_capacity(out: Console, rows: pl.DataFrame, demand_qps: float, floor: float | None) -> None:
     columns = ("strategy", "requests/s per GPU", f"GPUs for {demand_qps:g}/s", "vs dense", "TTFT p50 / p90 ms",
-               "TPOT p50 / p90 ms", "$ / M out", "kWh / M out", "quality")  # fmt: skip
-    body = [_capacity_row(r) for r in rows.iter_rows(named=True)]
+               "TPOT p50 / p90 ms", "$ / M out", "kWh / M out", _quality(floor))  # fmt: skip
+    body = [_capacity_row(r, floor) for r in rows.iter_rows(named=True)]
     common = rows["compared_at_qps"].drop_nulls()
     where = f"; latencies at {common[0]:.3g} requests per second" if len(common) else ""
     show_table(out, f"capacity, with 90 % intervals{where}", columns, body)
 
 
-def _capacity_row(r: dict[str, Any]) -> tuple[object, ...]:
+def _quality(floor: float | None) -> str:
+    return "quality" if floor is None else f"quality (✗ below {floor:g})"
+
+
+def _capacity_row(r: dict[str, Any], floor: float | None) -> tuple[object, ...]:
     return (
         label(r["strategy"]),
         figure(r["max_qps_per_gpu"]) + between(r["max_qps_low"], r["max_qps_high"]),
@@ -117,8 +124,19 @@ def _capacity_row(r: dict[str, Any]) -> tuple[object, ...]:
         f"{figure(r['tpot_p50_ms'])} / {figure(r['tpot_p90_ms'])}",
         r["dollars_per_million_output_tokens"],
         r["kwh_per_million_output_tokens"],
-        NOT_MEASURED if r["quality"] is None else figure(r["quality"]),
+        cell(r["quality"], r["quality_how"], floor),
     )
+
+
+def _show_evidence(out: Console, rows: pl.DataFrame, known: pl.DataFrame, floor: float | None) -> None:
+    """What to take where quality matters, and results that speak about a strategy without being its quality."""
+    if line := recommendation(rows, floor):
+        out.print(f"[bold]recommended[/bold] {line}\n", soft_wrap=True)
+    body = [(label(strategy), text) for strategy, text in phrases(known)]
+    if body:
+        show_table(
+            out, "known beside it, of other benchmarks, settings or models", ("strategy", "share of dense"), body
+        )
 
 
 def _show_saving(out: Console, rows: pl.DataFrame) -> None:

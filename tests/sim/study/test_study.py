@@ -6,12 +6,11 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from sim.errors import CapacityError, InputError
+from sim.errors import CapacityError
 from sim.run.metrics import Slo
 from sim.study.capacity import capacity_of
 from sim.study.loads import NamedLoad
 from sim.study.outcome import FRAMES, load_outcome
-from sim.study.quality import qualities
 from sim.study.rows import SCHEMA
 from sim.study.study import COMMON, Study
 
@@ -123,12 +122,3 @@ def test_pictures_and_report_come_from_the_same_names(study):
     assert study.html().startswith("<!DOCTYPE html>")
 
 
-def test_quality_is_read_by_digest_or_refused(tmp_path):
-    (tmp_path / "a.json").write_text(
-        '{"model": "m", "benchmark": "b", "source": "s", "plans": {"00ff": {"score": 71.5, "dense": 73}}}'
-    )
-    assert qualities("m", tmp_path)["00ff"].score == 71.5
-    assert not qualities("other", tmp_path)
-    (tmp_path / "b.json").write_text("[]")
-    with pytest.raises(InputError, match=r"b\.json: not a quality measurement"):
-        qualities("m", tmp_path)
