@@ -1,17 +1,20 @@
 """The report: one HTML file that opens offline, with figures, sortable tables, their data, and its sources."""
 
 import base64
+import gzip
 import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from sim.study.jsonable import plain
 from sim.study.numerals import human, percent
 from sim.study.pictures.style import colour, label
 
@@ -27,39 +30,74 @@ SHARE = re.compile(r"(.*_)?(saved|share|skip)|nominal|realised")  # columns of s
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what belongs under it: text, a figure, a table, and a note in small print."""
+    """A heading with what belongs under it: text, a figure, a table, a part that answers, a note in small print."""
 
     heading: str
     text: str
     figure: go.Figure | None = None
     table: pl.DataFrame | None = None
     note: str = ""
+    body: str = ""  # HTML, for what a script of the page fills
     missing: str = "—"  # what a cell without a value says
 
 
-def page(title: str, summary: str, sections: Sequence[Section], provenance: Mapping[str, object]) -> str:
+def page(
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    provenance: Mapping[str, object],
+    *,
+    frames: Mapping[str, pl.DataFrame] | None = None,
+    scripts: Sequence[str] = (),
+) -> str:
     """The whole report as one HTML document without a single link to the outside.
 
     `summary` and the texts are plain text, an empty line between paragraphs. `provenance` (nested mappings and lists
-    are fine) is shown at the end, unfolded. Each table offers its data, at full precision, as a CSV file.
+    are fine) is shown at the end, unfolded. Each table offers its data, at full precision, as a CSV file. `frames` are
+    embedded once, by column, for `scripts` (more assets) and for one JSON file with everything.
     """
     toc = "".join(f'<li><a href="#s{i}">{_text(s.heading)}</a></li>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     parts = (
-        f"<header><h1>{_text(title)}</h1>{_paragraphs(summary)}</header>",
+        f"<header><h1>{_text(title)}</h1>{_paragraphs(summary)}{_actions(download=frames is not None)}</header>",
         f'<nav aria-label="Contents"><ol>{toc}</ol></nav>',
         f"<main>{body}</main>",
         f'<footer><details open id="provenance"><summary>Assumptions and provenance</summary>{_tree(provenance)}'
         "</details></footer>",
+        "" if frames is None else _data(frames, provenance),
+        f'<script type="application/gzip" id="plotly">{_plotly()}</script>',
     )
+    script = "\n".join(_asset(name) for name in ("report.js", *scripts))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{_text(title)}</title><style>{_asset('report.css')}</style></head>\n<body>"
         + "\n".join(parts)
-        + f"\n<script>{get_plotlyjs()}</script>\n<script>{_asset('report.js')}</script></body></html>\n"
+        + f"\n<script>{script}</script></body></html>\n"
     )
+
+
+def _actions(*, download: bool) -> str:
+    button = '<button type="button" id="download">Download all data (JSON)</button>' if download else ""
+    return f'<p class="actions"><a href="#provenance">Assumptions and provenance</a>{button}</p>'
+
+
+@cache
+def _plotly() -> str:
+    """The drawing library, packed: a third of its size, and the browser unpacks it."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _data(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object]) -> str:
+    columns = {name: frame.to_dict(as_series=False) for name, frame in sorted(frames.items())}
+    return f'<script type="application/json" id="data">{_json({"frames": columns, "provenance": provenance})}</script>'
+
+
+def _json(value: object) -> str:
+    """JSON that may stand inside a script element."""
+    text = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def heading_of(column: str) -> str:
@@ -91,7 +129,7 @@ def _section(number: int, section: Section) -> str:
         table = f"<details><summary>The data: {len(section.table)} rows</summary>{table}</details>"
     note = f'<div class="note">{_paragraphs(section.note)}</div>' if section.note else ""
     heading = f'<h2 id="s{number}">{_text(section.heading)}</h2>'
-    return f"<section>{heading}{_paragraphs(section.text)}{figure}{table}{note}</section>\n"
+    return f"<section>{heading}{_paragraphs(section.text)}{section.body}{figure}{table}{note}</section>\n"
 
 
 def _figure(number: int, figure: go.Figure) -> str:
@@ -102,23 +140,22 @@ def _figure(number: int, figure: go.Figure) -> str:
     margin["t"] = margin.get("t", 48) - 18
     height = int(spec["layout"].get("height", 450))
     width = int(spec["layout"].get("meta", {}).get("min_width", 0))
-    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<figure><figcaption>{_text(re.sub("<[^>]*>", " ", title))}</figcaption>'
         f'<div class="scroll bare"><div class="plot" id="f{number}" style="height:{height}px;min-width:{width}px"'
         f' role="img" aria-label="{_text(title)}"></div></div>'
-        f'<script type="application/json" data-for="f{number}">{data}</script></figure>'
+        f'<script type="application/json" data-for="f{number}">{_json(spec)}</script></figure>'
     )
 
 
 def _table(number: int, section: Section) -> str:
     frame = section.table
     assert frame is not None
-    numeric = [dtype.is_numeric() for dtype in frame.dtypes]
-    head = "".join(_head(name, numeric=n) for name, n in zip(frame.columns, numeric))
+    shown = _shown(frame)
+    head = "".join(_head(name, numeric=frame[name].dtype.is_numeric()) for name, *_ in shown)
     rows = ""
-    for row in frame.iter_rows():
-        cells = (_cell(c, v, section.missing, numeric=n) for c, v, n in zip(frame.columns, row, numeric))
+    for row in frame.iter_rows(named=True):
+        cells = (_cell(names, row, section.missing, numeric=frame[names[0]].dtype.is_numeric()) for names in shown)
         rows += f"<tr>{''.join(cells)}</tr>"
     name = re.sub(r"[^a-z0-9]+", "-", section.heading.lower()).strip("-") or f"table-{number}"
     link = base64.b64encode(frame.write_csv().encode()).decode()
@@ -130,17 +167,35 @@ def _table(number: int, section: Section) -> str:
     )
 
 
+def _shown(frame: pl.DataFrame) -> list[tuple[str, ...]]:
+    """The columns as they are shown: one that is followed by its ends, `…_low` and `…_high`, together with them."""
+    shown: list[tuple[str, ...]] = []
+    names = frame.columns
+    while names:
+        name, *rest = names
+        stem = rest[0].removesuffix("_low") if rest else ""
+        several = rest[:2] == [f"{stem}_low", f"{stem}_high"] and not name.endswith(("_low", "_high"))
+        shown.append((name, *rest[:2]) if several else (name,))
+        names = names[len(shown[-1]) :]
+    return shown
+
+
 def _head(column: str, *, numeric: bool) -> str:
     kind = ' class="number"' if numeric else ""
     return f'<th scope="col"{kind} aria-sort="none"><button type="button">{_text(heading_of(column))}</button></th>'
 
 
-def _cell(column: str, value: object, missing: str, *, numeric: bool) -> str:
+def _cell(names: Sequence[str], row: Mapping[str, object], missing: str, *, numeric: bool) -> str:
+    column, *ends = names
+    value = row[column]
     exact = "" if value is None else _text(str(value))
     if column == "strategy" and isinstance(value, str):
         return f'<td data-value="{exact}">{_strategy(value)}</td>'
     kind = ' class="number"' if numeric else ""
-    return f'<td{kind} data-value="{exact}">{_text(cell_of(column, value, missing))}</td>'
+    text = _text(cell_of(column, value, missing))
+    if ends and value is not None:
+        text += f"<small>{' – '.join(_text(cell_of(column, row[end])) for end in ends)}</small>"
+    return f'<td{kind} data-value="{exact}">{text}</td>'
 
 
 def _strategy(spec: str) -> str:

@@ -33,13 +33,15 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
     """The provenance as nested mappings."""
     service = study.services[0]
     on, times = service.deployment, service.times
+    work = study.load.at(1.0, study.seeds[0])
     return {
         "question": {
             "model": on.model.name,
             "gpu": on.gpu.name,
             "gpus_per_replica": on.tp,
             "workload": study.load.name,
-            "workload_source": study.load.at(1.0, study.seeds[0]).source,
+            "workload_source": work.source,
+            "output_tokens_mean": float(work.output_tokens.mean()),
             "demand_qps": study.demand_qps,
             "slo": {
                 "ttft_ms": study.slo.ttft_ms,
@@ -49,6 +51,7 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
             "quality_floor": study.quality_floor,
             "latencies_at_qps": common_qps,
             "dollars_per_gpu_hour": price,
+            "grid_seed": study.seeds[0],
         },
         "deployment": deployment_facts(on),
         "scheduler": scheduler_facts(service.config),

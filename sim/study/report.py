@@ -18,6 +18,7 @@ from sim.study.pictures import (
     skip_decode_by_batch,
     waterfall,
 )
+from sim.study.whatif_page import SCRIPT, what_if_section
 
 ANSWER = (
     "strategy",
@@ -25,6 +26,8 @@ ANSWER = (
     "max_qps_low",
     "max_qps_high",
     "gain",
+    "gain_low",
+    "gain_high",
     "gpus",
     "gpus_low",
     "gpus_high",
@@ -51,13 +54,16 @@ def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object])
     question: Any = provenance["question"]
     rows = frames["rows"]
     sections = [
-        *_answers(rows, frames["points"], Slo(**question["slo"])),
+        _answer(rows),
+        *what_if_section(frames, question),
+        _latency(rows, frames["points"], Slo(**question["slo"])),
         *_reasons(frames),
         *_batching(frames),
         _cost(rows),
         *_known(frames["quality"]),
     ]
-    return page(title_of(question), summary_of(rows, question), sections, provenance)
+    summary = summary_of(rows, question)
+    return page(title_of(question), summary, sections, provenance, frames=frames, scripts=[SCRIPT])
 
 
 def title_of(question: Mapping[str, Any]) -> str:
@@ -80,26 +86,26 @@ def summary_of(rows: pl.DataFrame, question: Mapping[str, Any]) -> str:
     return asked + "\n\n" + "; ".join(counts + failed) + "." + (f"\n\nRecommended {advice}." if advice else "")
 
 
-def _answers(rows: pl.DataFrame, points: pl.DataFrame, slo: Slo) -> list[Section]:
-    able = rows.drop_nulls("max_qps_per_gpu")
-    return [
-        Section(
-            "How many requests does one GPU carry?",
-            "The largest rate at which the SLO holds and the queue stands still, and the GPUs that the demand needs.",
-            capacity_bars(able),
-            rows.select(ANSWER),
-            "Bars and intervals: 90 % over seeds and search. Strategies are priced as if the model's weights had been"
-            " trained for them; quality is the share of the"
-            " dense model's score that somebody measured or published, or nothing.",
-            missing="not measured",
-        ),
-        Section(
-            "What do users feel?",
-            "Latency against load, for as long as each strategy keeps up, and side by side at one load.",
-            latency_curves(points, slo),
-            rows.select(LATENCY),
-        ),
-    ]
+def _answer(rows: pl.DataFrame) -> Section:
+    return Section(
+        "How many requests does one GPU carry?",
+        "The largest rate at which the SLO holds and the queue stands still, and the GPUs that the demand needs.",
+        capacity_bars(rows.drop_nulls("max_qps_per_gpu")),
+        rows.select(ANSWER),
+        "Bars and intervals: 90 % over seeds and search. Strategies are priced as if the model's weights had been"
+        " trained for them; quality is the share of the dense model's score that somebody measured or published, or"
+        " nothing.",
+        missing="not measured",
+    )
+
+
+def _latency(rows: pl.DataFrame, points: pl.DataFrame, slo: Slo) -> Section:
+    return Section(
+        "What do users feel?",
+        "Latency against load, for as long as each strategy keeps up, and side by side at one load.",
+        latency_curves(points, slo),
+        rows.select(LATENCY),
+    )
 
 
 def _reasons(frames: Mapping[str, pl.DataFrame]) -> list[Section]:

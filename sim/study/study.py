@@ -27,12 +27,13 @@ from sim.study.evidence import quality_frame
 from sim.study.floor import check_floor
 from sim.study.loads import Load, NamedLoad
 from sim.study.outcome import Outcome
-from sim.study.pool import Job, executor, run_all
+from sim.study.pool import Job, Ticker, executor, run_all
 from sim.study.prices import price_of
 from sim.study.provenance import provenance_of
 from sim.study.rows import study_rows
 from sim.study.service import Service
 from sim.study.waterfall import waterfall
+from sim.study.whatif import what_if_frames, what_if_jobs, what_if_plans
 
 STRATEGIES = (
     "dense",
@@ -76,6 +77,7 @@ class Study:
     gpu_price: float | None = None
     quality_floor: float | None = None  # share of the dense model's score; what keeps less is not recommended
     batching: bool = True  # also simulate what batching does to skipping: two sections of the report
+    what_if: bool = True  # also simulate a grid of strengths and SLOs, for the sliders of the report
     workers: int | None = None  # processes; default: one per core, 2 at most. Results do not depend on it
     tick: Tick | None = field(default=None, compare=False)  # told (what is done, jobs done, jobs in all)
 
@@ -114,9 +116,13 @@ class Study:
         services = self.services
         services[0].run(self.load.alone(1))  # compiles the loop once, before several processes would at once
         with executor(self.workers or min(2, os.cpu_count() or 1)) as pool:
-            found = self._assessments(pool, services)
+            grid = what_if_plans(services) if self.what_if else []
+            tick = self._ticker(2 * len(services) + 1 + (1 + len(self._batching_on)) * self.batching + len(grid))
+            found = self._assessments(pool, services, tick)
             base = found[0].capacity or min((a.capacity for a in found if a.capacity), key=lambda c: c.qps)
-            frames = self._curves(pool, services, found, base.qps)
+            frames = self._curves(pool, services, found, base.qps, tick)
+            jobs = what_if_jobs(grid, self.slo, base.qps, self.seeds[0])
+            frames |= what_if_frames(run_all(pool, jobs, tick))
         common = COMMON * base.qps
         at_common = frames["points"].filter(pl.col("qps") == common)
         frames["rows"] = study_rows(
@@ -131,17 +137,17 @@ class Study:
         frames["steps"] = pl.concat([_steps(found[0], a) for a in found[1:]] or [_steps(found[0], found[0])])
         return Outcome(frames, provenance_of(self, price=price, common_qps=common))
 
-    def _assessments(self, pool: Executor | None, services: Sequence[Service]) -> list[Assessment]:
+    def _assessments(self, pool: Executor | None, services: Sequence[Service], tick: Ticker) -> list[Assessment]:
         jobs: list[tuple[str, Job]] = [
             (s.plan.name, (assess, (s, self.slo, tuple(self.seeds), self.tolerance))) for s in services
         ]
-        found: list[Assessment] = run_all(pool, jobs, self._ticker(0, 2 * len(jobs) + 1 + 3 * self.batching))
+        found: list[Assessment] = run_all(pool, jobs, tick)
         if not any(a.capacity for a in found):
             raise CapacityError(found[0].why_not)
         return found
 
     def _curves(
-        self, pool: Executor | None, services: Sequence[Service], found: Sequence[Assessment], qps: float
+        self, pool: Executor | None, services: Sequence[Service], found: Sequence[Assessment], qps: float, tick: Ticker
     ) -> dict[str, pl.DataFrame]:
         """Latencies by load, and what batching does to skipping: frames points, streams, ffn, depth."""
         jobs: list[tuple[str, Job]] = [
@@ -149,14 +155,12 @@ class Study:
             for s, a in zip(services, found)
         ]
         on, times = services[0].deployment, services[0].times
-        other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)  # no shared KV heads
         several = [s for s in services if not s.plan.gate][:4]
         jobs.append(("one stream and many", (streams_and_load, (several, COMMON * qps))))
         if self.batching:
-            models = [on] if on.model == other.model else [on, other]
             jobs.append(("FFN skipping by batch", (ffn_saving, (on, times))))
-            jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, times))) for d in models]
-        answers = run_all(pool, jobs, self._ticker(len(services), len(services) + len(jobs)))
+            jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, times))) for d in self._batching_on]
+        answers = run_all(pool, jobs, tick)
         points = [row for rows in answers[: len(services)] for row in rows]
         streams, *batched = answers[len(services) :]
         ffn, *depth = batched or [ffn_saving(on, batches=()), depth_saving(on, batches=())]
@@ -167,8 +171,15 @@ class Study:
             "depth": pl.concat(depth),
         }
 
-    def _ticker(self, done: int, of: int) -> Callable[[str], None]:
-        count = [done]
+    @property
+    def _batching_on(self) -> list[Deployment]:
+        """Where SkipDecode's batches run: here, and on a model whose heads share no keys."""
+        on = self.services[0].deployment
+        other = replace(on, model=model_named("llama-2-7b"), tp=1, kv_blocks=None)
+        return [on] if on.model == other.model else [on, other]
+
+    def _ticker(self, of: int) -> Ticker:
+        count = [0]
 
         def tick(name: str) -> None:
             count[0] += 1

@@ -22,6 +22,15 @@ async function fit(plot, size) {
   await Plotly.relayout(plot, {height: Number(plot.dataset.height) + extra});
 }
 
+/* The drawing library lies in the page packed, as text. */
+async function unpack() {
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
 async function draw(plot) {
   const spec = JSON.parse(document.querySelector(`script[data-for="${plot.id}"]`).textContent);
   plot.dataset.height = spec.layout.height;
@@ -29,8 +38,19 @@ async function draw(plot) {
   await fit(plot, {});
 }
 
+function drawn() {
+  document.documentElement.dataset.figures = "drawn";
+}
+
 document.documentElement.dataset.figures = "drawing";
-Promise.all(plots.map(draw)).then(() => { document.documentElement.dataset.figures = "drawn"; });
+if (!plots.length) {
+  drawn();
+} else if (typeof DecompressionStream === "undefined") {
+  for (const plot of plots) plot.textContent = "Figures need a browser of 2023 or later; the tables hold their data.";
+  drawn();
+} else {
+  unpack().then(() => Promise.all(plots.map(draw))).then(drawn);
+}
 
 /* Paper is narrower than most screens: figures are laid out again for it, those longer than a sheet made smaller. */
 const PAPER_PX = 670;
@@ -56,22 +76,34 @@ function compare(a, b, numeric) {
   return numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", {numeric: true});
 }
 
-function sortBy(header) {
-  const table = header.closest("table");
-  const body = table.tBodies[0];
+function sortRows(header) {
+  const body = header.closest("table").tBodies[0];
   const column = header.cellIndex;
   const numeric = header.classList.contains("number");
-  const direction = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  const direction = header.getAttribute("aria-sort") === "descending" ? -1 : 1;
   const value = (row) => row.cells[column].dataset.value;
   const rows = Array.from(body.rows).sort((a, b) => {
     const empty = (value(a) === "") - (value(b) === "");
     return empty || direction * compare(value(a), value(b), numeric);
   });
   body.append(...rows);
+}
+
+function sortBy(header) {
+  const next = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   for (const other of header.parentElement.cells) other.setAttribute("aria-sort", "none");
-  header.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+  header.setAttribute("aria-sort", next);
+  sortRows(header);
 }
 
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sortBy(button.parentElement));
 }
+
+/* All frames and the provenance, as one file. */
+document.getElementById("download")?.addEventListener("click", () => {
+  const file = new Blob([document.getElementById("data").textContent], {type: "application/json"});
+  const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: "study.json"});
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href));
+});

@@ -7,6 +7,7 @@ import polars as pl
 
 from sim.plans.catalogue import model_named
 from sim.plans.strategies import STRATEGIES as BUILDERS
+from sim.study.whatif import CAPACITIES, LADDER
 
 MODEL = model_named("llama-3.1-8b")
 SPECS = (
@@ -25,7 +26,7 @@ STRATEGIES = (
     "swift_kv:keep=16+skip_decode:speedup=2",
 )
 QPS = (6.21, 6.9, 6.25, 9.4, 9.95, 10.6)
-QUALITY = (0.682, None, 0.671, 0.68, 0.662, None)
+QUALITY = (1.0, None, 0.97, 0.99, 0.96, None)
 PARTS = ("weights", "kv", "compute", "pointwise", "communication", "launch", "host")
 
 
@@ -59,6 +60,32 @@ def points(*, bands: bool = True) -> pl.DataFrame:
                         row |= {f"{metric}_{quantile}_low_ms": 0.9 * value, f"{metric}_{quantile}_high_ms": 1.2 * value}
             rows.append(row)
     return pl.DataFrame(rows)
+
+
+def whatif() -> pl.DataFrame:
+    """Capacities of every strategy but the first at three strengths, under four SLOs; qualities of some."""
+    rows = []
+    for strategy, most, quality in zip(STRATEGIES, QPS, QUALITY):
+        for strength in (0.5, 1.0, 1.5) if strategy != "dense" else (1.0,):
+            plan = strategy if strength == 1 else f"{strength:g} times {strategy}"
+            for ttft in (500.0, 1000.0):
+                for tpot in (10.0, 50.0):
+                    held = most * strength**0.5 * (ttft / 1000) ** 0.2
+                    low = strategy.startswith("ffn") and tpot < 50
+                    how = quality and "published"
+                    rows.append((strategy, strength, plan, ttft, tpot, None if low else held, quality, how))
+    return pl.DataFrame(rows, schema=CAPACITIES, orient="row")
+
+
+def ladder() -> pl.DataFrame:
+    """Latencies of the same plans at five rates."""
+    plans = whatif().unique(["strategy", "strength"], keep="last", maintain_order=True)
+    rows = [
+        (r["strategy"], r["strength"], r["plan"], load * 12, 80 / (1.1 - load), 6 / (1.2 - load), 0.05)
+        for r in plans.iter_rows(named=True)
+        for load in (0.1, 0.3, 0.6, 0.8, 1.0)
+    ]
+    return pl.DataFrame(rows, schema=LADDER, orient="row")
 
 
 def steps() -> pl.DataFrame:

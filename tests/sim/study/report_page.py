@@ -6,9 +6,19 @@ from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
 from sim.study import pictures
 from sim.study.html import Section, page
+from sim.study.whatif_page import SCRIPT, what_if_section
 from tests.sim.study import frames
 
 FIGURES = 10
+QUESTION = {
+    "demand_qps": 100.0,
+    "gpus_per_replica": 2,
+    "slo": {"ttft_ms": 1000.0, "tpot_ms": 50.0, "percentile": 90.0},
+    "dollars_per_gpu_hour": 3.5,
+    "output_tokens_mean": 200.0,
+    "grid_seed": 0,
+    "quality_floor": None,
+}
 
 
 def study_page(provenance: Mapping[str, object]) -> str:
@@ -28,4 +38,7 @@ def study_page(provenance: Mapping[str, object]) -> str:
         ("What does the plan do?", pictures.plan_table(plan), None),
     ]
     sections = [Section(h, "Some words.\n\nMore of them.", f, t, "A note.", "not measured") for h, f, t in drawn]
-    return page("What is skipping worth?", "One sentence.\n\nAnother one.", sections, provenance)
+    grid = {"whatif": frames.whatif(), "ladder": frames.ladder()}
+    sections += what_if_section(grid, QUESTION)
+    summary, all_of_it = "One sentence.\n\nAnother one.", {"question": QUESTION, **provenance}
+    return page("What is skipping worth?", summary, sections, all_of_it, frames=grid, scripts=[SCRIPT])

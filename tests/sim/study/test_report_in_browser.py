@@ -1,18 +1,31 @@
 """What Chromium makes of the report: figures drawn, tables sorted, fit for a phone and for paper, a silent console."""
 
+import json
+import math
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.browser import ask, photograph, print_to_pdf
 from tests.sim.study import frames
-from tests.sim.study.report_page import FIGURES, study_page
+from tests.sim.study.report_page import FIGURES, QUESTION, study_page
 
 PAGE = study_page({"model": "llama-3.1-8b"})
 MILLIMETRE = 96 / 25.4
+MOVES = (
+    {},
+    {"demand": 30.0},
+    {"ttft": 500.0},
+    {"tpot": 10.0},
+    {"strength": 1.5},
+    {"price": 2.0},
+    {"floor": 0.98},
+    {"demand": 250.0, "ttft": 500.0, "tpot": 10.0, "strength": 0.5, "price": 1.0, "floor": 0.97},
+)
 
 BOXES = """
   const boxes = [...document.querySelectorAll(".plot")].map((plot) => {
@@ -37,7 +50,24 @@ SORT = """
   };
   headers[0].querySelector("button").focus();
   const focused = document.activeElement.tagName;
-  const sorts = [1, 1, 6, 6, 0, 0].map(press);
+  const sorts = [1, 1, 4, 4, 0, 0].map(press);
+"""
+SLIDE = """
+  const form = document.querySelector("#whatif form");
+  const home = Object.fromEntries([...form.querySelectorAll("input")].map((i) => [i.name, i.value]));
+  const slide = (moves) => {
+    for (const input of form.querySelectorAll("input")) {
+      const places = JSON.parse(input.dataset.positions);
+      input.value = input.name in moves ? places.indexOf(moves[input.name]) : home[input.name];
+    }
+    form.dispatchEvent(new Event("input", {bubbles: true}));
+    const table = document.querySelector("#whatif table");
+    const names = [...table.tHead.rows[0].cells].map((th) => th.dataset.column);
+    const rows = [...table.tBodies[0].rows].map((tr) =>
+      Object.fromEntries(names.map((name, i) => [name, tr.cells[i].dataset.value])));
+    return {rows, said: document.querySelector("#whatif .answer").textContent};
+  };
+  const slid = MOVES.map(slide);
 """
 PAPER = """
   const sizes = () => [...document.querySelectorAll(".plot")].map((plot) => {
@@ -56,8 +86,10 @@ PAPER = """
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Everything we ask of the page on a desk, in one visit."""
-    script = BOXES + SORT + PAPER + "return {...screen, focused, sorts, paper, after: sizes()};"
+    script = BOXES + SORT + SLIDE.replace("MOVES", json.dumps(MOVES)) + PAPER
+    script += "return {...screen, focused, sorts, slid, paper, after: sizes()};"
     answer, problems = ask(PAGE, script, tmp_path_factory.mktemp("desk"))
+    assert answer, problems
     return answer | {"problems": problems}
 
 
@@ -101,8 +133,8 @@ def test_a_table_sorts_both_ways_and_says_so(desk: Any) -> None:
     assert [float(v) for v in up["column"]] == sorted(frames.QPS)
     assert down["column"] == up["column"][::-1]
     assert up["names"] == down["names"][::-1]
-    assert up["aria"] == ["none", "ascending", *["none"] * 5]
-    assert down["aria"] == ["none", "descending", *["none"] * 5]
+    assert up["aria"] == ["none", "ascending", *["none"] * 3]
+    assert down["aria"] == ["none", "descending", *["none"] * 3]
     known = sorted(q for q in frames.QUALITY if q is not None)
     for sort, expected in ((quality, known), (worst, known[::-1])):  # what nobody measured stays last
         assert [float(v) for v in sort["column"][: len(known)]] == expected
@@ -110,6 +142,45 @@ def test_a_table_sorts_both_ways_and_says_so(desk: Any) -> None:
     families = [re.split("[:+]", name)[0] for name in names["column"]]
     assert families == ["dense", "ffn_skip", "skip_decode", *["swift_kv"] * 3]
     assert back["column"] == names["column"][::-1]
+
+
+def expected(moves: dict[str, float]) -> dict[str, dict[str, float]]:
+    """What the sliders' table should say, by plan: the grid looked up, whole replicas, and their cost."""
+    asked = {"demand": 100.0, "ttft": 1000.0, "tpot": 50.0, "strength": 1.0, "price": 3.5, "floor": 0.0} | moves
+    answers = {}
+    for cell in frames.whatif().filter(slo_ttft_ms=asked["ttft"], slo_tpot_ms=asked["tpot"]).iter_rows(named=True):
+        turned = cell["strength"] == (1.0 if cell["strategy"] == "dense" else asked["strength"])
+        good = (cell["quality"] is not None and cell["quality"] >= asked["floor"]) or not asked["floor"]
+        if not (turned and good and cell["max_qps"]):
+            continue
+        replicas = math.ceil(asked["demand"] / cell["max_qps"])
+        hourly = replicas * QUESTION["gpus_per_replica"] * asked["price"]  # type: ignore[operator]
+        ladder = frames.ladder().filter(plan=cell["plan"]).sort("qps")
+        rate = asked["demand"] / replicas
+        answers[cell["plan"]] = {
+            "qps": cell["max_qps"] / 2,
+            "gpus": 2 * replicas,
+            "dollars_per_hour": hourly,
+            "dollars": hourly / 3600 / asked["demand"] / 200 * 1e6,
+            "ttft": math.exp(np.interp(rate, ladder["qps"], np.log(ladder["ttft_ms"]))),
+            "tpot": math.exp(np.interp(rate, ladder["qps"], np.log(ladder["tpot_ms"]))),
+        }
+    return answers
+
+
+def test_every_slider_changes_the_answer_as_arithmetic_on_the_grid_says(desk: Any) -> None:
+    answers = desk["slid"]
+    assert len({json.dumps(a) for a in answers}) == len(MOVES)
+    for moves, answer in zip(MOVES, answers):
+        truth = expected(moves)
+        found = {row["strategy"]: row for row in answer["rows"] if row["gpus"]}
+        assert found.keys() == truth.keys()
+        assert len(answer["rows"]) == len(frames.STRATEGIES)  # who has no answer says why
+        for plan, figures in truth.items():
+            for name, value in figures.items():
+                assert float(found[plan][name]) == pytest.approx(value), (moves, plan, name)
+        assert [float(r["gpus"]) for r in found.values()] == sorted(t["gpus"] for t in truth.values())
+        assert f"{min(t['gpus'] for t in truth.values())} GPUs" in answer["said"]
 
 
 def test_on_paper_no_figure_is_larger_than_a_sheet_and_the_screen_gets_its_own_back(desk: Any) -> None:
