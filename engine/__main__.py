@@ -12,12 +12,15 @@ from rich.console import Console
 from transformers.utils import logging
 
 from engine.bench import Bench, roofline_of, roofline_table, rows_of, table_of
+from engine.config import read_config
 from engine.llm import LLM
-from engine.loading import DTYPES
+from engine.loading import DTYPES, device_named
+from engine.recorder import Recorder, write_trace
 from engine.sampler import SamplingParams
 from engine.tiny import FAMILIES, make_tiny
 from sim.errors import ElideError, InputError
 from sim.serving.config import SchedulerConfig
+from sim.serving.trace import Run
 
 STRATEGIES = ("dense", "skip_decode:speedup=2", "ffn_skip", "swift_kv", "early_exit", "self_speculative")
 WIDTH = 140  # of a table that goes to a file
@@ -77,6 +80,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-blocks", type=int, help="KV memory in blocks of all caches (default: what fits)")
     parser.add_argument("--agreement", type=float, default=0.0, help="share of tokens to compare with a dense run")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--trace-out", type=Path, metavar="FILE.json", help="a run for ui.perfetto.dev (Chrome trace)")
 
 
 def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
@@ -108,10 +112,13 @@ def _generate(options: argparse.Namespace) -> None:
     )
     for note in llm.notes:
         print(f"note: {note}", file=sys.stderr)
+    recorder = Recorder(llm)
     if options.stream:
         _stream(llm, options.prompt, params)
+        _write_trace(options, [recorder.run()])
         return
     completions = llm.generate(options.prompt, params, progress=not options.json)
+    _write_trace(options, [recorder.run()])
     if options.json:
         print(json.dumps({"completions": [asdict(c) for c in completions], "metrics": llm.metrics.summary()}))
     else:
@@ -120,6 +127,11 @@ def _generate(options: argparse.Namespace) -> None:
     failed = [c.error for c in completions if c.error]
     if failed:
         raise InputError(failed[0])
+
+
+def _write_trace(options: argparse.Namespace, runs: Sequence[Run]) -> None:
+    if options.trace_out:
+        write_trace(options.trace_out, runs, read_config(Path(options.model)), device_named(options.device).type)
 
 
 def _stream(llm: LLM, prompts: Sequence[str], params: SamplingParams) -> None:
@@ -152,7 +164,9 @@ def _bench(options: argparse.Namespace) -> None:
     def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
-    rows, kernels = rows_of(bench, note=note), []
+    traced: list[Run] = []
+    rows, kernels = rows_of(bench, note=note, traced=traced if options.trace_out else None), []
+    _write_trace(options, traced)
     try:
         kernels = roofline_of(bench)
     except InputError as error:

@@ -14,10 +14,12 @@ from engine.bench_peers import peers_of
 from engine.config import read_config
 from engine.llm import LLM
 from engine.loading import device_named, dtype_named
+from engine.recorder import Recorder
 from engine.roofline import shares
 from engine.sampler import SamplingParams
 from sim.errors import InputError, PlanError
 from sim.serving.config import SchedulerConfig
+from sim.serving.trace import Run
 
 Row = dict[str, Any]
 SHARES = (
@@ -52,17 +54,18 @@ class Bench:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
 
 
-def rows_of(bench: Bench, *, note: Callable[[str], None]) -> list[Row]:
+def rows_of(bench: Bench, *, note: Callable[[str], None], traced: list[Run] | None = None) -> list[Row]:
     """One row per system: medians over repeats of wall time, TTFT and TPOT, with ratios to the dense plan.
 
-    A strategy that does not fit the model is told to `note` and left out.
+    A strategy that does not fit the model is told to `note` and left out. `traced` gets one more run of each, recorded
+    and not timed.
     """
-    rows = [_engine_row(bench, "dense")]
+    rows = [_engine_row(bench, "dense", traced)]
     for strategy in bench.strategies:
         if strategy == "dense":
             continue
         try:
-            rows.append(_engine_row(bench, strategy))
+            rows.append(_engine_row(bench, strategy, traced))
         except PlanError as error:
             note(f"{strategy} is left out: {error}")
     if bench.transformers:
@@ -80,7 +83,7 @@ def _prompts(bench: Bench, vocab: int, seed: int) -> list[list[int]]:
     return rng.integers(2, vocab, (bench.prompts, bench.prompt_tokens)).tolist()
 
 
-def _engine_row(bench: Bench, strategy: str) -> Row:
+def _engine_row(bench: Bench, strategy: str, traced: list[Run] | None) -> Row:
     llm = LLM(
         bench.folder,
         plan=strategy,
@@ -107,6 +110,10 @@ def _engine_row(bench: Bench, strategy: str) -> Row:
         span = events["last_token_ns"][last] - events["first_token_ns"][last]
         tpot.append(float(np.mean(span / max(1, bench.max_tokens - 1))) / 1e6)
     summary = llm.metrics.summary()
+    if traced is not None:
+        recorder = Recorder(llm)
+        llm.generate(_prompts(bench, vocab, 1), params)
+        traced.append(recorder.run())
     return {
         "system": strategy,
         **_speed(bench, walls),

@@ -11,6 +11,7 @@ from sim.run.result import Result
 from sim.study.loads import Load, TraceLoad
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_slo, add_workload
 from sim.study.run_report import facts_of, run_report, run_summary
+from sim.study.run_trace import run_trace
 from sim.study.settings import load_of, seed_of, service_of, slo_of
 from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_parquet, write_text
 from sim.workload.arrivals import arrivals_named
@@ -40,6 +41,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     output.add_argument("--html", metavar="FILE", help="write the run as a self-contained page")
     output.add_argument("--requests-out", metavar="FILE.parquet", help="one row per request")
     output.add_argument("--iterations-out", metavar="FILE.parquet", help="one row per step")
+    output.add_argument("--trace-out", metavar="FILE.json", help="the run for ui.perfetto.dev (Chrome trace)")
     parser.set_defaults(run=run)
 
 
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         write_parquet(args.requests_out, result.requests)
     if args.iterations_out:
         write_parquet(args.iterations_out, result.iterations)
+    if args.trace_out:
+        write_text(args.trace_out, run_trace(result))
     if args.html:
         write_text(args.html, run_report(result, slo))
     if args.json:
