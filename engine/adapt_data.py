@@ -27,6 +27,14 @@ class Texts:
         """The counted tokens, row after row, [counted]; `predicting` picks the streams that predict them."""
         return self.tokens[self.counted]
 
+    @property
+    def fed(self) -> Tensor:
+        """Counted tokens that are fed back to predict another one, bool [rows, positions]: all but each last."""
+        fed = self.counted.clone()
+        fed[:, :-1] &= self.counted[:, 1:]
+        fed[:, -1] = False
+        return fed
+
     def predicting(self, streams: Tensor) -> Tensor:
         """Of streams [rows, positions, hidden] those one position before each counted token, [counted, hidden]."""
         return streams[:, :-1][self.counted[:, 1:]]
@@ -72,7 +80,7 @@ def read_jsonl(file: Path, tokenizer: Any, *, max_tokens: int) -> list[Example]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     examples = [e for number, line in numbered for e in _line(file, number, line, tokenizer, max_tokens)]
     if not examples:
-        raise InputError(f"{file}: holds no text; give lines like {{\"text\": \"…\"}}")
+        raise InputError(f'{file}: holds no text; give lines like {{"text": "…"}}')
     return examples
 
 

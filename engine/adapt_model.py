@@ -52,9 +52,12 @@ class Twin(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def schedule(self, plan: SkipPlan, prompt_tokens: Tensor, positions: int) -> Schedule:
-        """The plan laid over texts of this model. Raises PlanError for a plan of another depth."""
-        return schedule_of(plan, prompt_tokens, positions, layers=self.shape.layers, distilled=self.distilled)
+    def schedule(
+        self, plan: SkipPlan, prompt_tokens: Tensor, positions: int, *, vote: int = 0, live: Tensor | None = None
+    ) -> Schedule:
+        """The plan laid over texts of this model, as `schedule_of`. Raises PlanError for a plan of another depth."""
+        layers, distilled = self.shape.layers, self.distilled
+        return schedule_of(plan, prompt_tokens, positions, layers=layers, distilled=distilled, vote=vote, live=live)
 
     def forward(self, tokens: Tensor, schedule: Schedule, watch: Callable[[Seen], None] | None = None) -> Tensor:
         """Streams [rows, positions, hidden] after the last layer of token ids [rows, positions].
@@ -144,6 +147,7 @@ class _Gate:
         if self.rule is not None:
             assert schedule.eligible is not None
             self.armed = schedule.eligible
+            self.ballots = schedule.ballots
             self.left = torch.zeros_like(self.armed, dtype=torch.int64)  # FFNs that each token has still to leave out
             self.first, self.end = max(1, self.rule.cold_layers), len(schedule.owner) - self.rule.cold_layers
 
@@ -164,8 +168,17 @@ class _Gate:
         with torch.no_grad():
             near = cosine_similarity(wide(before), wide(after), dim=-1) > self.rule.threshold
         starts = self.armed & fed & near
+        if self.ballots is not None:
+            starts = self._carried(self.armed & fed, starts, self.ballots)
         self.left = torch.where(starts, self.rule.run_length, self.left)
         self.armed = self.armed & ~starts
+
+    @staticmethod
+    def _carried(asked: Tensor, for_it: Tensor, ballots: Tensor) -> Tensor:
+        """Tokens whose batch wants the run: at least half of those that were asked with them."""
+        votes = torch.zeros(int(ballots.max()) + 1, 2, device=asked.device)
+        votes.index_add_(0, ballots[asked], torch.stack([torch.ones_like(asked), for_it], -1)[asked].float())
+        return asked & (2 * votes[:, 1] >= votes[:, 0])[ballots]
 
 
 def _join(x: Tensor, delta: Tensor, span: Span, *, skipped: Tensor | None = None) -> Tensor:

@@ -47,15 +47,25 @@ class Schedule:
     distilled: int  # first layer that queries with SwiftKV's projections; the number of layers where none does
     gate: FfnGate | None
     eligible: Tensor | None  # bool [rows, positions], generated tokens that the FFN gate may thin out
+    ballots: Tensor | None  # int64 [rows, positions], tokens of one number decide together; None: each for itself
 
 
 def schedule_of(
-    plan: SkipPlan, prompt_tokens: Tensor, positions: int, *, layers: int, distilled: tuple[int, int] | None
+    plan: SkipPlan,
+    prompt_tokens: Tensor,
+    positions: int,
+    *,
+    layers: int,
+    distilled: tuple[int, int] | None,
+    vote: int = 0,
+    live: Tensor | None = None,
 ) -> Schedule:
     """The schedule of texts of up to `positions` tokens whose first `prompt_tokens` [rows] are the prompt.
 
     `distilled` is (keep, group) of the SwiftKV projections that the model has; they serve plans that move keys just
-    so. Raises PlanError for a plan of another depth.
+    so. With `vote` so many rows in a row are a batch, whose tokens of one generated index leave an FFN out when at
+    least half of them would; `live` [rows, positions] are the tokens that a gate sees at all (default: every generated
+    one, padding too). Raises PlanError for a plan of another depth.
     """
     if plan.layers != layers:
         have = f"the model has {layers}"
@@ -66,15 +76,18 @@ def schedule_of(
     flags = table[np.where(fed < -1, 0, np.minimum(fed, plan.decode.shape[0] - 1) + 2)]  # [rows, positions, L]
     attends = tuple(_span((flags[..., layer] & ATTN) > 0, device) for layer in range(layers))
     swift = distilled[0] if distilled and moves_keys_so(plan, *distilled) else layers
-    gated = plan.gate is not None and _eligible(plan.gate, fed).any()
+    eligible = _eligible(plan.gate, fed) if plan.gate else np.zeros(fed.shape, dtype=bool)
+    if live is not None:
+        eligible &= live.cpu().numpy()
     return Schedule(
         attends=attends,
         feeds=tuple(_span((flags[..., layer] & FFN) > 0, device) for layer in range(layers)),
         fills=tuple(_fills(plan, attends, layer, swift) for layer in range(layers)),
         owner=tuple(int(j) for j in plan.kv_owner),
         distilled=swift,
-        gate=plan.gate if gated else None,
-        eligible=torch.from_numpy(_eligible(plan.gate, fed)).to(device) if plan.gate and gated else None,
+        gate=plan.gate if eligible.any() else None,
+        eligible=torch.from_numpy(eligible).to(device) if eligible.any() else None,
+        ballots=torch.from_numpy(_ballots(fed, vote)).to(device) if vote else None,
     )
 
 
@@ -108,3 +121,9 @@ def _eligible(gate: FfnGate, fed: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Generated tokens after the gate's warm-up, but for each cadence's last."""
     since = fed - gate.warmup_tokens
     return (since >= 0) & (since % gate.cadence != gate.cadence - 1)
+
+
+def _ballots(fed: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """A number for each batch of rows and generated index; prompt tokens are not asked."""
+    batch = np.arange(len(fed))[:, None] // rows
+    return batch * fed.shape[1] + np.maximum(fed, 0)

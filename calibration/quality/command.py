@@ -144,7 +144,7 @@ def run_plans(args: argparse.Namespace) -> None:
 
 def _line(s: dict[str, Any]) -> tuple[str, ...]:
     low, high = (100 * s[f"difference_{end}"] for end in ("low", "high"))
-    saved = s["realised"]["64 rows"]["weight_bytes_skip_realised"]
+    saved = s["realised"].get("64 rows", {}).get("weight_bytes_skip_realised")
     code = "" if s["perplexity"] is None else f"{s['perplexity']:.2f}"
     worst = f"{s['worst_task']} {100 * s['worst_difference']:+.1f}"
     difference = f"{100 * s['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -227,9 +227,7 @@ def _import(parts: "argparse._SubParsersAction[Parser]") -> None:
 def import_result(args: argparse.Namespace) -> None:
     """Import, and say what was found."""
     out = args.out or DATA / f"{Path(args.model).name}-lm-eval.json"
-    data = import_harness(
-        args.file, model=args.model, plan=args.plan, dense=args.dense, out=out, metric=args.metric
-    )
+    data = import_harness(args.file, model=args.model, plan=args.plan, dense=args.dense, out=out, metric=args.metric)
     console().print(f"{out}: {data['benchmark']}, {len(data['plans'])} plans", soft_wrap=True)
 
 

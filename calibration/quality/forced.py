@@ -1,6 +1,6 @@
 """Scores of known answers, token by token: each is predicted from the right tokens before it (teacher forcing)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calibration.quality.tasks.item import Item
 from engine.adapt_data import texts_of
-from engine.adapt_model import Twin
+from engine.adapt_model import Seen, Twin
 from sim.plans.plan import SkipPlan
 
 TOKENS = 8192  # padded, of one forward pass
@@ -25,16 +25,24 @@ class Forced:
 
 
 @torch.no_grad()
-def forced(twin: Twin, items: Sequence[Item], plan: SkipPlan) -> list[Forced]:
+def forced(
+    twin: Twin, items: Sequence[Item], plan: SkipPlan, *, vote: int = 0, watch: Callable[[Seen], None] | None = None
+) -> list[Forced]:
     """One entry per item, in order; answers are fed as generated tokens, so the plan's decode rows hold for them.
 
-    Raises PlanError for a plan of another depth, InputError for no items.
+    With `vote` items are drawn into batches of so many, which decide together what a gate leaves out. Raises PlanError
+    for a plan of another depth, InputError for no items.
     """
     order = sorted(range(len(items)), key=lambda i: len(items[i].prompt) + len(items[i].answer))
+    if vote:
+        order = np.random.default_rng(vote).permutation(len(items)).tolist()
     out: dict[int, Forced] = {}
-    for part in _chunks(order, [len(i.prompt) + len(i.answer) for i in items]):
+    chunks = _chunks(order, [len(i.prompt) + len(i.answer) for i in items])
+    for part in [order[i : i + 8 * vote] for i in range(0, len(order), 8 * vote)] if vote else chunks:
         texts = texts_of([(items[i].prompt, items[i].answer) for i in part]).to(twin.device)
-        streams = twin(texts.tokens, twin.schedule(plan, texts.prompt, texts.tokens.shape[1]))
+        live = texts.fed if vote else None
+        schedule = twin.schedule(plan, texts.prompt, texts.tokens.shape[1], vote=vote, live=live)
+        streams = twin(texts.tokens, schedule, watch)
         logprob = twin.logits(texts.predicting(streams)).log_softmax(-1)
         best, of_right = logprob.argmax(-1), logprob.gather(1, texts.targets[:, None])[:, 0]
         ends = np.cumsum([len(items[i].answer) for i in part])[:-1]

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from calibration.quality.grade import Z
 from sim.errors import InputError
 from sim.plans.catalogue import model_named
 from sim.plans.spec import strategy_named
@@ -71,7 +73,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
     results = data.get("results") if isinstance(data, dict) else None
     if not isinstance(results, dict) or not all(isinstance(values, dict) for values in results.values()):
-        raise InputError(f"{file}: is no results file of lm-eval; it has no \"results\" by task")
+        raise InputError(f'{file}: is no results file of lm-eval; it has no "results" by task')
     return dict(data)
 
 
@@ -92,39 +94,46 @@ def import_harness(
 ) -> dict[str, Any]:
     """The quality file that results and the dense model's results make, written to `out` (joined to what it holds).
 
-    The score is the mean over the tasks that both files have. Raises InputError where they share none, `out` holds
-    another model or benchmark, UnknownName for the model or the plan.
+    The score is the mean over the tasks that both files have; studies show it as a share of the dense one, so without
+    a dense result it stays unseen. Raises InputError where the files share no task, `out` holds another model or
+    benchmark, UnknownName for the model or the plan.
     """
     shape = model_named(model)
     made = strategy_named(plan, shape)
     mine = read_harness(file, metric=metric)
-    theirs = read_harness(dense, metric=metric) if dense else None
+    theirs = read_harness(dense, metric=metric) if dense else mine if made.is_dense else None
     tasks = sorted(mine.scores if theirs is None else set(mine.scores) & set(theirs.scores))
     if not tasks:
         raise InputError(f"{file} and {dense} share no task: {sorted(mine.scores)} against {sorted(theirs.scores)}")  # type: ignore[union-attr]
     benchmark = "lm-eval " + ", ".join(f"{task} ({mine.metrics[task]})" for task in tasks)
-    data: dict[str, Any] = {"model": shape.name, "benchmark": benchmark, "source": file.name, "plans": {}}
+    data: dict[str, Any] = {"model": shape.name, "benchmark": benchmark, "source": file.name, "origin": "imported"}
     if out.exists():
         before = _quality(out)
         if (before.get("model"), before.get("benchmark")) != (shape.name, benchmark):
             raise InputError(f"{out}: holds {before.get('benchmark')!r} of {before.get('model')!r}; give another --out")
         data = before
-    data["plans"][made.digest] = _entry(mine, theirs, tasks, made.name, prompt_skip=made.prompt_skip)
+    data.setdefault("plans", {})[made.digest] = _entry(mine, theirs, tasks, made.name, prompt_skip=made.prompt_skip)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return data
 
 
 def _entry(mine: Harness, theirs: Harness | None, tasks: list[str], plan: str, *, prompt_skip: float) -> dict[str, Any]:
+    score = sum(mine.scores[t] for t in tasks) / len(tasks)
+    dense = sum(theirs.scores[t] for t in tasks) / len(tasks) if theirs else None
     entry: dict[str, Any] = {
         "plan": plan,
-        "score": sum(mine.scores[t] for t in tasks) / len(tasks),
-        "dense": sum(theirs.scores[t] for t in tasks) / len(tasks) if theirs else None,
+        "score": score,
+        "dense": dense,
         "tasks": {t: {"score": mine.scores[t], "dense": theirs.scores[t] if theirs else None,
                       "stderr": mine.errors.get(t), "n": mine.samples.get(t)} for t in tasks},
         "measured_model": mine.model,
         "date": mine.date,
     }  # fmt: skip
+    if theirs is not None and dense is not None and all(t in mine.errors and t in theirs.errors for t in tasks):
+        # as if the runs had seen different questions: too wide rather than too narrow
+        half = Z * sqrt(sum(mine.errors[t] ** 2 + theirs.errors[t] ** 2 for t in tasks)) / len(tasks)
+        entry |= {"difference_low": score - dense - half, "difference_high": score - dense + half}
     odd = sorted(set(mine.likelihood) & set(tasks))
     if odd and prompt_skip:
         entry["note"] = (

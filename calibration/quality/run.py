@@ -16,6 +16,7 @@ from calibration.quality.suite import Candidate, named, suite
 from calibration.quality.table import BENCHMARK, read_table, summary_of, write_table
 from calibration.quality.tasks import Item, tasks_of
 from calibration.quality.vocabulary import Vocabulary
+from calibration.quality.votes import vote_sheet
 from calibration.quality.world import read_world
 from engine.adapt import Recipe
 from engine.adapt_folder import read_twin, tokenizer_of
@@ -64,14 +65,14 @@ def examine_all(run: Run, *, progress: Callable[[str], None] = lambda text: None
     dense = examine(run.folder, items, _plan(candidates[0]), rows=BATCH, device=run.device)
     for candidate in candidates:
         if candidate.plan is None:
-            absent = {"strategy": candidate.family, "setting": candidate.setting, "why_not": candidate.why_not}
-            run.absent += [absent] if absent not in run.absent else []
+            _leave_out(run, candidate, candidate.why_not)
             continue
-        for weights in ("raw", "adapted") if run.adapt and candidate.need != "nothing" else ("raw",):
-            if not _have(run, candidate.plan, weights):
+        for weights in _weights(run, candidate, twin.shape.family):
+            if not _have(run, candidate, weights):
                 progress(f"{candidate.label}, {weights}")
                 folder = run.folder if weights == "raw" else _adapted(run, candidate.plan, progress)
                 _add(run, candidate, weights, folder, items, dense, vocabulary)
+                run.summaries[-1]["measured"] = _when(head)
                 write_table(run.out, head, run.summaries, run.rows, run.absent)
     write_table(run.out, head, run.summaries, run.rows, run.absent)
     return read_table(run.out)
@@ -93,16 +94,35 @@ def _head(run: Run, items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
+def _when(head: dict[str, Any]) -> dict[str, Any]:
+    return {name: head["provenance"][name] for name in ("date", "commit")}
+
+
 def _take_up(run: Run, head: dict[str, Any]) -> None:
     """What an earlier run of the same weights, items and seed has already measured."""
     if run.out.exists():
         before = read_table(run.out)
         if all(before.get(name) == head[name] for name in ("model", "weights", "items", "seed")):
             run.summaries, run.rows, run.absent = before["summaries"], before["rows"], before["absent"]
+            for s in run.summaries:  # of when the plan was examined, which the head forgets
+                s.setdefault("measured", _when(before))
 
 
-def _have(run: Run, plan: SkipPlan, weights: str) -> bool:
-    return any(s["digest"] == plan.digest and s["weights"] == weights for s in run.summaries)
+def _leave_out(run: Run, candidate: Candidate, why_not: str) -> None:
+    absent = {"strategy": candidate.family, "setting": candidate.setting, "why_not": why_not}
+    run.absent += [absent] if absent not in run.absent else []
+
+
+def _weights(run: Run, candidate: Candidate, family: str) -> tuple[str, ...]:
+    """The weights that a plan is examined on."""
+    if candidate.need.startswith("distil") and family == "opt":
+        _leave_out(run, candidate, "adapted: SwiftKV's checkpoint format defines no OPT")
+        return ("raw",)
+    return ("raw", "adapted") if run.adapt and candidate.need != "nothing" else ("raw",)
+
+
+def _have(run: Run, candidate: Candidate, weights: str) -> bool:
+    return any(s["digest"] == candidate.key and s["weights"] == weights for s in run.summaries)
 
 
 def _plan(candidate: Candidate) -> SkipPlan:
@@ -130,13 +150,19 @@ def _add(
 ) -> None:
     """Examine one plan on one set of weights, and put it into the table."""
     plan = _plan(candidate)
-    sheet = dense if plan.is_dense else examine(folder, items, plan, rows=BATCH, device=run.device)
+    if candidate.vote:
+        sheet = vote_sheet(folder, items, plan, rows=candidate.vote, device=run.device)
+    else:
+        sheet = dense if plan.is_dense else examine(folder, items, plan, rows=BATCH, device=run.device)
     rows = list(task_rows(sheet, dense, vocabulary, seed=run.seed))
     summary = summary_of(candidate, plan, weights, rows, seed=run.seed)
-    few = [items[i] for row in rows for i in sheet.of(row["task"])[:ALONE_ITEMS]]
-    alone = ask(folder, few, plan, rows=ALONE, device=run.device)
     summary["twin_disagrees"] = sheet.disagreements
-    summary["realised"] = {f"{BATCH} rows": sheet.answers.realised, f"{ALONE} row": alone.realised}
+    if candidate.vote:
+        summary["realised"] = {f"{candidate.vote} rows": sheet.answers.realised}
+    else:
+        few = [items[i] for row in rows for i in sheet.of(row["task"])[:ALONE_ITEMS]]
+        alone = ask(folder, few, plan, rows=ALONE, device=run.device)
+        summary["realised"] = {f"{BATCH} rows": sheet.answers.realised, f"{ALONE} row": alone.realised}
     summary["notes"] = list(sheet.answers.notes)
     key = {name: summary[name] for name in ("strategy", "setting", "weights", "digest")}
     run.summaries.append(summary)

@@ -39,9 +39,7 @@ def watch(twin: Twin, items: Sequence[Item], plan: SkipPlan | None = None) -> Wa
     for start in range(0, len(items), ROWS):
         part = items[start : start + ROWS]
         texts = texts_of([(i.prompt, i.answer) for i in part]).to(twin.device)
-        fed = texts.counted.clone()
-        fed[:, :-1] &= texts.counted[:, 1:]  # the last answer token is never fed back
-        fed[:, -1] = False
+        fed = texts.fed
         seen: list[tuple[torch.Tensor, ...]] = []
 
         def note(layer: Seen, fed: torch.Tensor = fed, seen: list[tuple[torch.Tensor, ...]] = seen) -> None:
@@ -71,9 +69,7 @@ class GateFit:
     skip: NDArray[np.float64]  # [L]
 
 
-def fit_gate(
-    seen: Watched, share: float, *, cold_layers: int = 1, cadence: int = 6, warmup_tokens: int = 1
-) -> GateFit:
+def fit_gate(seen: Watched, share: float, *, cold_layers: int = 1, cadence: int = 6, warmup_tokens: int = 1) -> GateFit:
     """The highest threshold, with the shortest run, whose rule leaves out `share` of all FFNs after the warm-up.
 
     The rule of FFN-SkipLLM (arXiv 2404.03865, the authors' code) replayed on dense cosines: exact up to the first

@@ -1,7 +1,7 @@
 """The plans that a model is put through, each with what it needs to be fair: nothing, distillation, fine-tuning."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from sim.plans.strategies import compose, ffn_skip, static_depth, swift_kv
 Need = Literal["nothing", "distil", "tune", "distil+tune"]
 TOKENS = 8  # of SkipDecode's schedule: about the length of an answer
 SHARES = (0.10, 0.25, 0.35)
+VOTERS = 8  # rows of a batch that decides as one
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,18 @@ class Candidate:
     plan: SkipPlan | None
     need: Need = "nothing"
     why_not: str = ""
+    vote: int = 0  # rows that decide together what the plan's gate leaves out; 0: each for itself
 
     @property
     def label(self) -> str:
         """Family and setting in one."""
         return f"{self.family} {self.setting}".strip()
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: the plan's digest, and the size of the batch where one votes."""
+        assert self.plan is not None
+        return f"{self.plan.digest}/{self.vote}" if self.vote else self.plan.digest
 
 
 def suite(shape: ModelShape, seen: Watched) -> list[Candidate]:
@@ -127,7 +135,9 @@ def _swift_kv(shape: ModelShape) -> Iterator[Candidate]:
 def _measured(shape: ModelShape, seen: Watched) -> Iterator[Candidate]:
     """What the model's own similarities decide, without training: gates, FFN sets, layers dropped for good."""
     for share in SHARES:
-        yield _try("ffn_skip", f"{share:.0%}", lambda share=share: gate_plan(shape, seen, share))  # type: ignore[misc]
+        alone = _try("ffn_skip", f"{share:.0%}", lambda share=share: gate_plan(shape, seen, share))  # type: ignore[misc]
+        yield alone
+        yield replace(alone, family="ffn_vote", setting=f"{share:.0%}, {VOTERS} rows", vote=VOTERS)
     order = np.argsort(-seen.ffn.mean(axis=0)[1:-1]) + 1  # warm layers, the most similar first
     count = max(1, round(0.25 * shape.layers))
     ends = [*range(count - count // 2), *range(shape.layers - count // 2, shape.layers)]

@@ -35,7 +35,7 @@ def summary_of(candidate: Candidate, plan: SkipPlan, weights: str, rows: Sequenc
         "setting": candidate.setting,
         "weights": weights,
         "plan": plan.name,
-        "digest": plan.digest,
+        "digest": candidate.key,
         "prompt_skip": round(plan.prompt_skip, 5),
         "decode_skip": round(plan.nominal_skip, 5),
         "kv_caches": round(plan.caches.size / plan.layers, 5),
@@ -60,11 +60,12 @@ def write_table(
 
     `plans` is what `sim.study.quality` looks up: the score of a plan's digest on this model, with adapted weights where
     both were measured. `proxy` says the same by strategy and share skipped, for models of other depth; it is this
-    model's quality, never theirs.
+    model's quality, never theirs. A batch's vote is no plan, so neither has it.
     """
-    best = {s["digest"]: s for s in sorted(summaries, key=lambda s: s["weights"] == "adapted")}
-    plans = {digest: {name: s[name] for name in SCORED} for digest, s in best.items()}
-    proxy = [{name: s[name] for name in (*SCORED, *SHARES, *DIFFERENCE)} for s in summaries]
+    summaries_of_plans = [s for s in summaries if "/" not in s["digest"]]
+    best = {s["digest"]: s for s in sorted(summaries_of_plans, key=lambda s: s["weights"] == "adapted")}
+    plans = {digest: {name: s[name] for name in (*SCORED, *DIFFERENCE)} for digest, s in best.items()}
+    proxy = [{name: s[name] for name in (*SCORED, *SHARES, *DIFFERENCE)} for s in summaries_of_plans]
     lists = {"proxy": proxy, "summaries": list(summaries), "absent": list(absent), "rows": list(rows)}
     data = {**head, "plans": plans, **lists}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.quality.forced import forced
 from calibration.quality.joint import joint_rates
 from calibration.quality.similarity import Watched, fit_gate, watch
 from calibration.quality.suite import copied_keys, family_of, gate_plan, named, need_of, suite, without_ffn
 from calibration.quality.tasks.item import Item
+from engine.adapt_data import texts_of
 from engine.adapt_folder import read_twin
+from engine.adapt_model import Seen
 from sim.errors import InputError, PlanError
 from sim.plans.plan import FFN, plan_of
 from sim.plans.spec import strategy_named
@@ -120,3 +123,35 @@ def test_plans_of_our_own_are_what_they_say():
     static = without_ffn(shape, [1, 4])
     assert [j for j in range(LAYERS) if not static.decode[0, j] & FFN] == [1, 4]
     assert static.caches.size == LAYERS
+
+
+def test_a_batch_of_one_votes_as_its_row_would():
+    twin, asked = read_twin(folder_of("llama-gqa"), dtype=torch.float64), items()
+    plan = gate_plan(twin.shape, watch(twin, asked), 0.3)
+    alone, voted = forced(twin, asked, plan), forced(twin, asked, plan, vote=1)
+    assert all(np.allclose(a.logprob, b.logprob) for a, b in zip(alone, voted))
+
+
+def test_a_vote_binds_all_rows_of_its_batch_and_age():
+    """Tokens of one ballot leave the same FFNs out; which ones, at least half of them wanted. Padding has no voice."""
+    twin, asked = read_twin(folder_of("llama-gqa"), dtype=torch.float64), [*items(7), *items(1, answer=4)]
+    plan = gate_plan(twin.shape, watch(twin, asked), 0.3)
+    texts = texts_of([(i.prompt, i.answer) for i in asked])
+    schedule = twin.schedule(plan, texts.prompt, texts.tokens.shape[1], vote=4, live=texts.fed)
+    seen: list[Seen] = []
+    with torch.no_grad():
+        twin(texts.tokens, schedule, seen.append)
+    index = torch.arange(texts.tokens.shape[1])[None] - texts.prompt[:, None]
+    skipped = torch.stack([s.skipped if s.skipped is not None else torch.zeros_like(texts.fed) for s in seen])
+    assert skipped.any()
+    assert not skipped[:, ~texts.fed].any()
+    near = torch.stack([torch.cosine_similarity(s.before, s.after, dim=-1) > plan.gate.threshold for s in seen])
+    for batch in (slice(0, 4), slice(4, 8)):
+        for place in range(9):
+            there = (index == place) & texts.fed
+            there[[i for i in range(8) if i not in range(*batch.indices(8))]] = False
+            rows = skipped[:, there]
+            assert (rows == rows[:, :1]).all()
+            first = rows[:, 0].int().argmax() if rows.any() else None
+            if first is not None:
+                assert 2 * near[first - 1, there].sum() >= there.sum()

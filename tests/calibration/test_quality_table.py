@@ -42,7 +42,9 @@ def test_studies_read_the_table_and_prefer_adapted_weights(tmp_path):
         summaries.append(summary_of(candidate, plan, weights, [row("a", right, 95 - right, 0)], seed=0))
     write_table(tmp_path / "toy.json", HEAD, summaries, [{"task": "a", "n": 1, "by_position": {"0": 1.0}}], [])
     found = qualities("toy", tmp_path)
-    assert found[plan.digest].score == pytest.approx(0.9)
+    assert found[plan.digest].score == pytest.approx(0.9 / 0.95)
+    assert found[plan.digest].how == "measured, adapted"
+    assert found[plan.digest].low <= found[plan.digest].score <= found[plan.digest].high
     assert found[plan.digest].benchmark == "b"
     assert qualities("another", tmp_path) == {}
     assert len(read_table(tmp_path / "toy.json")["proxy"]) == 2
@@ -88,12 +90,24 @@ def test_harness_results_become_quality_of_a_plan(tmp_path):
     import_harness(dense, plan="dense", dense=dense, **common)
     found = qualities("llama-3.1-8b", out.parent)
     shape = model_named("llama-3.1-8b")
-    assert found[strategy_named("swift_kv", shape).digest].score == pytest.approx(0.6)
-    assert found[strategy_named("dense", shape).digest].score == pytest.approx(0.7)
+    quality = found[strategy_named("swift_kv", shape).digest]
+    assert quality.score == pytest.approx(0.6 / 0.7)
+    assert quality.text == "0.857 (imported)"
+    assert quality.low < quality.score < quality.high
+    assert found[strategy_named("dense", shape).digest].score == 1
     entry = json.loads(out.read_text())["plans"][strategy_named("swift_kv", shape).digest]
     assert entry["dense"] == pytest.approx(0.7)
     assert entry["tasks"]["arc"] == {"score": 0.7, "dense": 0.8, "stderr": 0.01, "n": 100}
     assert "likelihoods of prompt tokens" in entry["note"]
+
+
+def test_a_result_without_its_dense_one_stays_unseen(tmp_path):
+    out, shape = tmp_path / "quality" / "q.json", model_named("llama-3.1-8b")
+    common = {"model": "llama-3.1-8b", "dense": None, "out": out}
+    import_harness(harness(tmp_path / "m.json", arc=0.7), plan="swift_kv", **common)
+    assert not qualities("llama-3.1-8b", out.parent)
+    import_harness(harness(tmp_path / "d.json", arc=0.8), plan="dense", **common)
+    assert set(qualities("llama-3.1-8b", out.parent)) == {strategy_named("dense", shape).digest}
 
 
 def test_harness_metrics_are_chosen_or_asked_for(tmp_path):
