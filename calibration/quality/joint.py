@@ -17,7 +17,8 @@ def joint_rates(seen: Watched, *, warmup_tokens: int, seed: int) -> list[dict[st
 
     `measured` draws rows at the same generated index (a batch that started together), `phases` rows at any index
     (continuous batching); `independent` is the mean over layers of p^B with p the layer's own rate. `vote` is the
-    share of FFNs that all rows would leave out if half of them want to, `forced` the rows that this overrules.
+    share of FFNs that all rows would leave out if half of them want to, `forced` the rows that this overrules. `aged`
+    and `mixed` are `measured` and `phases` by layer, which `ffn_skip:profile=FILE` prices.
     """
     rng = np.random.default_rng([seed, 11])
     after = seen.place >= warmup_tokens
@@ -35,7 +36,8 @@ def joint_rates(seen: Watched, *, warmup_tokens: int, seed: int) -> list[dict[st
                 "independent": _rounded((skipped.mean(axis=0) ** batch).mean()),
                 "measured": _rounded(same.all(axis=1).mean()),
                 "phases": _rounded(mixed.all(axis=1).mean()),
-                "by_layer": [_rounded(x) for x in same.all(axis=1).mean(axis=0)],
+                "aged": [_rounded(x) for x in same.all(axis=1).mean(axis=0)],
+                "mixed": [_rounded(x) for x in mixed.all(axis=1).mean(axis=0)],
                 "vote": _rounded(vote.mean()),
                 "forced": _rounded(against.mean()),
             }

@@ -46,7 +46,7 @@ def groups_of(plan: SkipPlan) -> Groups:
     own = plan.kv_input == np.arange(plan.layers)
     keys: list[tuple[object, ...]] = []
     for layer in range(plan.layers):
-        skip = float(plan.gate.skip[layer]) if plan.gate else 0.0
+        skip = plan.gate.layer_key(layer) if plan.gate else ()
         drafted = plan.draft is not None and layer < plan.draft.exit_layer
         column = classes[:, layer].tobytes()
         stream = -1 if own[layer] else int(plan.kv_input[layer])

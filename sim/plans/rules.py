@@ -10,6 +10,36 @@ from sim.errors import PlanError
 
 
 @dataclass(frozen=True, eq=False)
+class Together:
+    """How often all rows of a batch left the same FFN out, as it was measured: rows agree more than chance has it."""
+
+    rows: NDArray[np.int64]  # [K] sizes of the batches, from 1 on
+    skip: NDArray[np.float64]  # [K, L] share of steps in which all of them skip layer l's FFN
+
+    def __post_init__(self) -> None:
+        rows, skip = np.array(self.rows, dtype=np.int64), np.array(self.skip, dtype=np.float64)
+        if (
+            skip.ndim != 2
+            or rows.shape != skip.shape[:1]
+            or not rows.size
+            or rows[0] != 1
+            or (np.diff(rows) <= 0).any()
+        ):
+            raise PlanError(f"FFN gate: joint rates {skip.shape} need batches that grow from 1, got {rows}")
+        if not (np.isfinite(skip).all() and skip.min() >= 0 and skip.max() <= 1):
+            raise PlanError("FFN gate: joint rates must be shares in 0..1")
+        for name, values in (("rows", rows), ("skip", skip)):
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Shares for batches of `rows`, [len(rows), L], linear between logarithms; 0 beyond the largest measured."""
+        at, known = np.log(np.maximum(rows, 1)), np.log(self.rows)
+        columns = [np.interp(at, known, column) for column in self.skip.T]
+        return np.where((rows <= self.rows[-1])[:, None], np.stack(columns, axis=1), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class FfnGate:
     """Input-adaptive FFN skipping (FFN-SkipLLM, arXiv 2404.03865; rule as in the authors' code).
 
@@ -25,6 +55,7 @@ class FfnGate:
     warmup_tokens: int
     skip: NDArray[np.float64]  # [L] share of tokens after the warm-up, full ones included, that skip layer l's FFN
     source: str = "expected"  # where `skip` comes from: a rule of thumb, or a measured profile
+    together: Together | None = None  # what batches agree on; None: rows decide independently
 
     def __post_init__(self) -> None:
         skip = np.array(self.skip, dtype=np.float64)
@@ -35,6 +66,8 @@ class FfnGate:
         for name, least in (("cold_layers", 0), ("run_length", 0), ("cadence", 1), ("warmup_tokens", 0)):
             if getattr(self, name) < least:
                 raise PlanError(f"FFN gate: {name}={getattr(self, name)} must be at least {least}")
+        if self.together is not None and self.together.skip.shape[1] != skip.size:
+            raise PlanError(f"FFN gate: joint rates of {self.together.skip.shape[1]} layers beside {skip.size}")
         skip.setflags(write=False)
         object.__setattr__(self, "skip", skip)
 
@@ -44,14 +77,24 @@ class FfnGate:
         return float(self.skip.mean())
 
     def all_skip(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probability that all of `rows` independent rows skip, [len(rows), L]: p^B, the weights' only saving."""
+        """Probability that all of `rows` rows skip, [len(rows), L]: the weights' only saving.
+
+        As measured, where `together` says; else p^B, of rows that decide independently.
+        """
+        if self.together is not None:
+            return self.together.of(np.asarray(rows))
         return np.asarray(self.skip[None, :] ** np.asarray(rows)[:, None], dtype=np.float64)
 
     @cached_property
     def key(self) -> tuple[object, ...]:
         """What two equal gates share."""
         numbers = (self.threshold, self.cold_layers, self.run_length, self.cadence, self.warmup_tokens)
-        return (*numbers, self.skip.tobytes())
+        together = () if self.together is None else (self.together.rows.tobytes(), self.together.skip.tobytes())
+        return (*numbers, self.skip.tobytes(), *together)
+
+    def layer_key(self, layer: int) -> tuple[object, ...]:
+        """What two layers that are skipped alike share."""
+        return (float(self.skip[layer]), b"" if self.together is None else self.together.skip[:, layer].tobytes())
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def arguments_of(strategy: Callable[..., SkipPlan]) -> Mapping[str, frozenset[ob
     hints = get_type_hints(strategy)
     names = [n for n, p in inspect.signature(strategy).parameters.items() if p.kind is p.KEYWORD_ONLY]
     kinds = {n: frozenset(get_args(hints[n]) or (hints[n],)) for n in names}
-    return {n: kind for n, kind in kinds.items() if kind & {int, float, bool}}
+    return {n: kind for n, kind in kinds.items() if kind & {int, float, bool, str}}
 
 
 def _single(part: str, model: ModelShape) -> SkipPlan:
@@ -59,6 +59,8 @@ def _usage(name: str, known: Mapping[str, frozenset[object]]) -> str:
 
 def _value(part: str, key: str, text: str, kinds: frozenset[object]) -> object:
     """The number that `text` spells: a whole one where the strategy wants that, a list of layers if it has slashes."""
+    if str in kinds:
+        return text
     if bool in kinds and text.lower() in ("0", "1", "true", "false"):
         return text.lower() in ("1", "true")
     wants = "true or false" if bool in kinds else "a number" if float in kinds else "a whole number"

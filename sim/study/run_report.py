@@ -63,7 +63,12 @@ def warnings_of(result: Result, summary: Mapping[str, object]) -> list[str]:
     if piles_up(result):
         found.append("requests pile up: the load is more than the replica can take, and figures depend on its length")
     if result.plan.gate is not None and result.plan.gate.source != "measured":
-        found.append("FFN skip rates are expected from a published profile, not measured on this model")
+        expected = result.plan.gate.source == "expected"
+        found.append(
+            "FFN skip rates are expected from a published profile, not measured on this model"
+            if expected
+            else f"FFN skip rates were {result.plan.gate.source}: they are that model's"
+        )
     if result.plan.draft is not None:
         found.append(f"draft acceptance {result.plan.draft.acceptance:g} is an assumption")
     if result.plan.note:

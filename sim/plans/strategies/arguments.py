@@ -6,7 +6,7 @@ import numpy as np
 
 from sim.errors import PlanError
 
-Argument = float | Sequence[int] | None
+Argument = float | str | Sequence[int] | None
 
 
 def whole(strategy: str, name: str, value: int, low: int, high: int) -> int:
@@ -39,7 +39,9 @@ def spec_of(strategy: str, **arguments: Argument) -> str:
     return f"{strategy}:{','.join(given)}" if given else strategy
 
 
-def _spelled(value: float | Sequence[int]) -> str:
+def _spelled(value: float | str | Sequence[int]) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Sequence):
         return "/".join(str(v) for v in value) + ("/" if len(value) == 1 else "")
     return repr(int(value)) if value == int(value) else repr(float(value))

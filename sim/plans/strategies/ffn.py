@@ -11,6 +11,7 @@ from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan, plan_of
 from sim.plans.rules import FfnGate
 from sim.plans.strategies.arguments import real, spec_of, unless, whole
+from sim.plans.strategies.measured_gate import measured_gate
 
 PUBLISHED_THRESHOLD = 0.95
 
@@ -104,6 +105,8 @@ def ffn_skip(
     warmup_tokens: int = 16,
     spread: int | None = None,
     skip: NDArray[np.float64] | None = None,
+    profile: str | None = None,
+    aged: bool = False,
 ) -> SkipPlan:
     """A dense plan with a gate: after a layer whose FFN hardly moved the stream, a run of FFNs is left out.
 
@@ -117,10 +120,24 @@ def ffn_skip(
     no log of it is public, and it decides what a batch saves: rows that all start alike agree on their run, rows that
     do not save next to nothing from eight rows on. On 32 layers the crossing is too late for a share above 0.16, so a
     threshold that is not given is lowered, and the spread narrowed, as far as the share needs. A threshold > 1 and a
-    share or run_length of 0 are the dense plan. FFN-SkipLLM, Jaiswal et al., arXiv 2404.03865; rule and constants as
-    in the authors' code. Raises PlanError, with the largest share within reach.
+    share or run_length of 0 are the dense plan.
+
+    `profile` is a file of `python -m calibration quality profile`: its gate for `share`, with the rates that it
+    measured and what batches agreed on, rows of any age or, with `aged`, of one age (static batches).
+
+    FFN-SkipLLM, Jaiswal et al., arXiv 2404.03865; rule and constants as in the authors' code. Raises PlanError, with
+    the largest share within reach, and InputError for what is no profile.
     """
     me, at_most = "ffn_skip", model.max_context
+    if profile is not None:
+        if (threshold, run_length, spread, skip) != (None,) * 4 or (cold_layers, cadence, warmup_tokens) != (5, 6, 16):
+            raise PlanError(f"{me}: profile={profile} decides the rule; give share and aged beside it, nothing else")
+        share = 0.25 if share is None else share
+        found = measured_gate(profile, model.layers, share, aged=aged)
+        name = spec_of(me, share=share, profile=profile, aged=True if aged else None)
+        return plan_of(model.layers, name=name, gate=found)
+    if aged:
+        raise PlanError(f"{me}: aged says which rows of a profile are meant; give profile=FILE")
     room = _Room(similarity_profile(model.layers), whole(me, "cold_layers", cold_layers, 0, at_most))
     rate = 1 - 1 / whole(me, "cadence", cadence, 1, at_most)
     warmup = whole(me, "warmup_tokens", warmup_tokens, 0, at_most)
