@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from calibration.quality.similarity import Watched
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-DRAWS = 400
+DRAWS = 4000
 QUORUM = 0.5
 
 

@@ -39,8 +39,9 @@ def _gate(gate: Mapping[str, Any], model: str, layers: int, batch: str) -> FfnGa
     skip = np.array(gate["skip"], dtype=np.float64)
     rates = _at_height(skip, layers)
     scale = layers / skip.size
-    rows = [int(joint["rows"]) for joint in gate["joint"]]
-    together = [_at_height(np.array(joint[batch], dtype=np.float64), layers) for joint in gate["joint"]]
+    joints = [joint for joint in gate["joint"] if int(joint["rows"]) > 1]
+    rows = [int(joint["rows"]) for joint in joints]
+    together = [_at_height(np.array(joint[batch], dtype=np.float64), layers) for joint in joints]
     return FfnGate(
         float(gate["threshold"]),
         round(scale * int(gate["cold_layers"])),
@@ -49,7 +50,7 @@ def _gate(gate: Mapping[str, Any], model: str, layers: int, batch: str) -> FfnGa
         int(gate["warmup_tokens"]),
         rates,
         "measured" if scale == 1 else f"measured on the {skip.size} layers of {model} and stretched",
-        Together(np.array(rows), np.array(together)),
+        Together(np.array([1, *rows]), np.array([rates, *together])),
     )
 
 

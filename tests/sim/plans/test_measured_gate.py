@@ -76,7 +76,7 @@ def test_what_a_profile_cannot_give_is_refused(tmp_path):
         strategy_named("ffn_skip:aged=1", SHAPE)
     with pytest.raises(InputError, match="cannot be read"):
         strategy_named(f"ffn_skip:profile={tmp_path / 'none.json'}", SHAPE)
-    for changes in ({"skip": [[0.1]]}, {"skip": []}, {"joint": []}, {"joint": [{"rows": 2}]}, {"threshold": "x"},
+    for changes in ({"skip": [[0.1]]}, {"skip": []}, {"joint": [{"rows": 2}]}, {"threshold": "x"},
                     {"skip": [2.0] * 32}):  # fmt: skip
         with pytest.raises(ElideError):
             strategy_named(f"ffn_skip:profile={profile(tmp_path / 'bad.json', **changes)}", SHAPE)
