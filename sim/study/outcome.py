@@ -13,7 +13,7 @@ from sim.study.jsonable import dumps
 from sim.study.pictures import capacity_bars
 from sim.study.report import report
 
-FRAMES = ("rows", "points", "steps", "streams", "ffn", "depth", "quality", "whatif", "ladder")
+FRAMES = ("rows", "points", "steps", "streams", "ffn", "depth", "quality", "whatif", "ladder", "operations")
 ABOUT = "study.json"
 
 

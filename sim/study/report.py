@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from sim.cost.hardware import gpu_named
 from sim.run.metrics import Slo
 from sim.study.floor import recommendation
 from sim.study.html import Section, page
@@ -14,6 +15,7 @@ from sim.study.pictures import (
     ffn_by_batch,
     label,
     latency_curves,
+    roofline,
     single_stream,
     skip_decode_by_batch,
     waterfall,
@@ -52,6 +54,7 @@ COST = ("strategy", "output_tokens_per_s_per_gpu", "dollars_per_million_output_t
 def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object]) -> str:
     """One HTML document that opens offline."""
     question: Any = provenance["question"]
+    deployment: Any = provenance["deployment"]
     rows = frames["rows"]
     sections = [
         _answer(rows),
@@ -61,6 +64,7 @@ def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object])
         *_batching(frames),
         _cost(rows),
         *_known(frames["quality"]),
+        _operations(frames["operations"], question["gpu"], deployment["weights"]),
     ]
     summary = summary_of(rows, question)
     return page(title_of(question), summary, sections, provenance, frames=frames, scripts=[SCRIPT])
@@ -172,3 +176,16 @@ def _known(known: pl.DataFrame) -> list[Section]:
             table=known,
         )
     ]
+
+
+def _operations(frame: pl.DataFrame, gpu: str, weights: str) -> Section:
+    sheet = gpu_named(gpu)
+    return Section(
+        "What are the prices made of?",
+        "Each operation of a step on one GPU, from one row to 4,096: left of the ridge memory is the limit, and what is"
+        " skipped must be bytes; right of it arithmetic is.",
+        roofline(frame, bytes_per_s=sheet.bandwidth_bytes_per_s, flops_per_s=sheet.flops(weights)),
+        frame,
+        "Hollow markers are priced outside the measured domain. Small passes over memory are served by caches and may"
+        " lie above the line, which is the memory's.",
+    )

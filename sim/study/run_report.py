@@ -9,7 +9,7 @@ from sim.run.metrics import Slo
 from sim.run.result import Result
 from sim.study.capacity import is_stable
 from sim.study.html import Section, page
-from sim.study.pictures import attribution, label, plan_table, timeline
+from sim.study.pictures import attribution, gantt, label, plan_table, timeline
 from sim.study.prices import dollars_per_million, kwh_per_million, price_of
 from sim.study.provenance import deployment_facts, scheduler_facts
 
@@ -97,6 +97,7 @@ def run_report(result: Result, slo: Slo) -> str:
     sections = [
         Section("How long do users wait?", "Milliseconds over all requests.", table=pl.DataFrame(spreads)),
         Section("What did the GPU hold?", "Rows of each step, KV memory and queue.", timeline(result)),
+        Section("Who is in which step?", "Around the longest queue; drag to zoom.", gantt(result)),
         Section(
             "Where did the time go?",
             "Seconds by kind of step.",

@@ -26,6 +26,7 @@ from sim.study.engines import DEFAULT_ENGINE, on_engine, profile_of
 from sim.study.evidence import quality_frame
 from sim.study.floor import check_floor
 from sim.study.loads import Load, NamedLoad
+from sim.study.operations import operations
 from sim.study.outcome import Outcome
 from sim.study.pool import Job, Ticker, executor, run_all
 from sim.study.prices import price_of
@@ -133,6 +134,7 @@ class Study:
             dollars_per_gpu_hour=price,
             quality_floor=self.quality_floor,
         )
+        frames["operations"] = operations(services[0].deployment, services[0].times)
         frames["quality"] = quality_frame((a.plan for a in found), self.deployment.model.name)
         frames["steps"] = pl.concat([_steps(found[0], a) for a in found[1:]] or [_steps(found[0], found[0])])
         return Outcome(frames, provenance_of(self, price=price, common_qps=common))

@@ -7,6 +7,7 @@ import polars as pl
 
 from sim.plans.catalogue import model_named
 from sim.plans.strategies import STRATEGIES as BUILDERS
+from sim.study.operations import SCHEMA as OPERATIONS
 from sim.study.whatif import CAPACITIES, LADDER
 
 MODEL = model_named("llama-3.1-8b")
@@ -140,6 +141,17 @@ def seconds() -> pl.DataFrame:
     return pl.DataFrame(kinds | {f"{part}_s": [1.0 + i, 10.0 * (i + 1), 7.0 - i] for i, part in enumerate(PARTS)})
 
 
+def operations() -> pl.DataFrame:
+    """Three operations of every kind, at half of what the datasheet allows."""
+    rows = [
+        (f"{kind} {i}", kind, n, n * size, size + n * 1e4, 2 * max(n * size / 1e6, (size + n * 1e4) / 4e3), i < 2)
+        for kind in ("matrix product", "attention", "pass over memory")
+        for i, size in enumerate((1e7, 1e8, 1e9))
+        for n in (1, 16, 256, 4096)
+    ]
+    return pl.DataFrame(rows, schema=OPERATIONS, orient="row")
+
+
 def run(iterations: int) -> SimpleNamespace:
     """A run of that many iterations, as far as a timeline looks."""
     rng = np.random.default_rng(1)
@@ -151,5 +163,11 @@ def run(iterations: int) -> SimpleNamespace:
         "decode_rows": (60 + 40 * wave).astype(int),
         "kv_share": np.clip(0.5 + 0.45 * wave, 0, 1),
         "waiting": np.maximum(0, 30 * wave - 10).astype(int),
+        "duration_ns": np.diff(start, append=start[-1] + 1_000_000),
+        "kind": ["mixed"] * iterations,
     }
-    return SimpleNamespace(iterations=pl.DataFrame(frame))
+    came = np.linspace(0, start[-1], iterations // 4).astype(int)
+    times = {"arrival_ns": 0, "scheduled_ns": 20, "first_token_ns": 150, "last_token_ns": 2000}
+    requests = {name: came + ms * 1_000_000 for name, ms in times.items()}
+    requests |= {"request": np.arange(came.size), "prompt_tokens": came % 1000 + 1, "output_tokens": came % 100 + 1}
+    return SimpleNamespace(iterations=pl.DataFrame(frame), requests=pl.DataFrame(requests))

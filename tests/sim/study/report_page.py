@@ -9,7 +9,7 @@ from sim.study.html import Section, page
 from sim.study.whatif_page import SCRIPT, what_if_section
 from tests.sim.study import frames
 
-FIGURES = 10
+FIGURES = 12
 QUESTION = {
     "demand_qps": 100.0,
     "gpus_per_replica": 2,
@@ -25,6 +25,7 @@ def study_page(provenance: Mapping[str, object]) -> str:
     """The report of a study that nobody ran, with every picture there is."""
     study, points = frames.capacities(), frames.points()
     plan = strategy_named("swift_kv:group=4+skip_decode", frames.MODEL)
+    roofline = pictures.roofline(frames.operations(), bytes_per_s=4e12, flops_per_s=1e15)
     drawn = [
         ("How many requests does one GPU carry?", pictures.capacity_bars(study), study),
         ("What do users feel?", pictures.latency_curves(points, Slo()), points),
@@ -36,6 +37,8 @@ def study_page(provenance: Mapping[str, object]) -> str:
         ("Where does the time go?", pictures.attribution(frames.seconds()), None),
         ("What did the GPU hold?", pictures.timeline(frames.run(20_000)), None),
         ("What does the plan do?", pictures.plan_table(plan), None),
+        ("Who is in which step?", pictures.gantt(frames.run(500)), None),
+        ("What are the prices made of?", roofline, None),
     ]
     sections = [Section(h, "Some words.\n\nMore of them.", f, t, "A note.", "not measured") for h, f, t in drawn]
     grid = {"whatif": frames.whatif(), "ladder": frames.ladder()}

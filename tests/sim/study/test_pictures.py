@@ -1,6 +1,7 @@
 """Pictures show the numbers they were given, all of them, with a unit on every axis."""
 
 import itertools
+from functools import cache
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,12 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.cost.deployment import Deployment
+from sim.cost.hardware import gpu_named
+from sim.cost.times import times_for
 from sim.errors import InputError
 from sim.plans.plan import SkipPlan
 from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
+from sim.run.result import Result
+from sim.run.simulate import simulate
+from sim.serving.config import SchedulerConfig
 from sim.study import pictures
+from sim.study.operations import operations
+from sim.study.pictures.gantt import ITERATIONS, LANES
 from sim.study.pictures.plans import STATES
+from sim.workload.generate import named_workload
 from tests.sim.study import frames
 from tests.sim.study.frames import MODEL, SPECS
 
@@ -33,7 +43,21 @@ def figures() -> dict[str, go.Figure]:
         "cost_quality": pictures.cost_quality(frames.capacities()),
         "attribution": pictures.attribution(frames.seconds()),
         "timeline": pictures.timeline(frames.run(300)),
+        "gantt": pictures.gantt(served()),
+        "roofline": pictures.roofline(counted(), bytes_per_s=4.8e12, flops_per_s=989e12),
     }
+
+
+@cache
+def served() -> Result:
+    """A run in which some wait."""
+    on = Deployment(MODEL, gpu_named("h200"))
+    work = named_workload("azure-conv", requests=150, qps=40)
+    return simulate(work, on, strategy_named("dense", MODEL), SchedulerConfig(max_num_seqs=32))
+
+
+def counted() -> pl.DataFrame:
+    return operations(Deployment(MODEL, gpu_named("h200")), times_for("h200"))
 
 
 FIGURES = figures()
@@ -238,3 +262,36 @@ def test_a_timeline_has_at_most_5000_points_and_says_when_it_groups(iterations: 
     else:
         assert f"each point is {-(-iterations // 1250)} iterations" in said
         assert np.mean(by_name["prompt tokens"].y) == pytest.approx(frame["prompt_tokens"].mean(), rel=0.02)
+
+
+def test_a_gantt_chart_cuts_a_window_out_of_the_run() -> None:
+    result = served()
+    steps, frame = result.iterations, result.requests
+    whole = pictures.gantt(result, start_s=0.0)
+    bars = [t for t in whole.data if t.type == "bar"]
+    assert [sum(bar.y) for bar in bars] == [
+        steps[c][: len(bars[0].y)].sum() for c in ("prompt_tokens", "decode_rows")
+    ]
+    assert len(bars[0].y) <= ITERATIONS
+    ends = np.array(bars[0].x) + np.array(bars[0].width)
+    assert (ends[:-1] <= np.array(bars[0].x)[1:] + 1e-9).all()  # one iteration after the other
+    lanes = {t.name: [y for y in t.y if y is not None] for t in whole.data if t.type == "scatter"}
+    assert len(set(lanes["prompt"])) <= min(LANES, len(frame))
+    first = frame.sort("scheduled_ns", "request").row(0, named=True)
+    prompt = next(t for t in whole.data if t.name == "prompt")
+    assert [prompt.x[0], prompt.x[1]] == pytest.approx([first["scheduled_ns"] / 1e9, first["first_token_ns"] / 1e9])
+    peak = steps.row(int(steps["waiting"].arg_max()), named=True)["start_ns"] / 1e9  # type: ignore[arg-type]
+    low, high = FIGURES["gantt"].layout.xaxis3.range
+    assert low <= peak <= high
+
+
+def test_a_roofline_holds_every_operation_and_says_which_were_not_measured() -> None:
+    frame = counted()
+    ceiling, *traces = FIGURES["roofline"].data
+    assert [t.name for t in traces] == list(dict.fromkeys(frame["operation"]))
+    for trace, (_, mine) in zip(traces, frame.group_by("operation", maintain_order=True)):
+        assert np.array(trace.x) * mine["bytes"].to_numpy() == pytest.approx(mine["flops"].to_numpy())
+        assert np.array(trace.y) * mine["ns"].to_numpy() * 1e3 == pytest.approx(mine["flops"].to_numpy())
+        assert [not s.endswith("-open") for s in trace.marker.symbol] == mine["measured"].to_list()
+    assert ceiling.y[-1] == 989.0
+    assert ceiling.y[0] == pytest.approx(4.8 * ceiling.x[0])
