@@ -104,9 +104,10 @@ print(f"{more:.2f}x the tokens in KV memory, TPOT {base['tpot_ms']['p50']:.2f} �
 assert mine["tpot_ms"]["p50"] < base["tpot_ms"]["p50"]
 slo = Slo(ttft_ms=1000, tpot_ms=50)
 found = {p.name: capacity_of(Service(load, on, p), slo) for p in (dense(model), plan)}
-gain, low, high = found[plan.name].ratio_to(found["dense"])
-print(f"{found['dense'].qps:.1f} → {found[plan.name].qps:.1f} requests per second: {gain:.2f}x [{low:.2f}, {high:.2f}]")
-assert gain > 1
+gain = found[plan.name].ratio_to(found["dense"])
+print(f"{found['dense'].qps:.1f} → {found[plan.name].qps:.1f} requests per second: {gain.value:.2f}x")
+print(f"90 % interval: {gain.low:.2f}x to {gain.high:.2f}x")
+assert gain.low > 1
 
 # %% [markdown]
 # A plan with a name of its own can be given to `Study` and to the command line once it stands in

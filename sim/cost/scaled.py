@@ -61,7 +61,7 @@ class Scaled:
         """[m, k] x [k, n]: the first row under `weights`, what the others add under `compute`."""
         (rows,) = columns(m)
         ns, inside = self.source.gemm(rows, n, k, dtype)
-        one, _ = self.source.gemm(np.minimum(rows, 1), n, k, dtype)
+        one = np.where(rows > 0, self.source.gemm(1, n, k, dtype)[0], 0.0)
         scaled = self.factors.weights * one + self.factors.compute * (ns - one)
         return scaled * (self.factors.fp8 if dtype == "fp8" else 1.0), inside
 

@@ -11,7 +11,7 @@ from sim.cost.deployment import Deployment
 from sim.cost.tables import PART_NAMES
 from sim.plans.plan import SkipPlan
 from sim.run.log import Logged, iterations_of, regular_gaps
-from sim.run.metrics import MS, Slo, spread, tpot_ns, weighted_spread
+from sim.run.metrics import MS, Floats, Slo, spread, tpot_ns, weighted_spread
 from sim.run.replica import (
     L_DECODE,
     L_NS,
@@ -48,6 +48,17 @@ class Result:
     wall_s: float
 
     @cached_property
+    def latency_ms(self) -> Mapping[str, Floats]:
+        """TTFT, TPOT and E2E of every request, [n] each; NaN where it was not served, or has no second token."""
+        s, a = self.state, self.asked
+        ns = {
+            "ttft": s.first_token_ns - a.arrival_ns,
+            "tpot": tpot_ns(s.first_token_ns, s.last_token_ns, a.output_tokens),
+            "e2e": s.last_token_ns - a.arrival_ns,
+        }
+        return {name: np.where(s.status == DONE, values / MS, np.nan) for name, values in ns.items()}
+
+    @cached_property
     def requests(self) -> pl.DataFrame:
         """One row per request: what it asked, when it was served, TTFT, TPOT and E2E in ms (null where not served)."""
         s, a = self.state, self.asked
@@ -64,9 +75,7 @@ class Result:
                 "output_tokens": a.output_tokens,
                 "cached_tokens": s.cached,
                 "preemptions": s.preempted,
-                "ttft_ms": (s.first_token_ns - a.arrival_ns) / MS,
-                "tpot_ms": tpot_ns(s.first_token_ns, s.last_token_ns, a.output_tokens) / MS,
-                "e2e_ms": (s.last_token_ns - a.arrival_ns) / MS,
+                **{f"{name}_ms": values for name, values in self.latency_ms.items()},
             }
         )
         served = pl.Series(done)
@@ -127,10 +136,8 @@ class Result:
 
     def goodput(self, slo: Slo) -> tuple[float, float]:
         """Requests per second that meet the SLO, and their share of all that were asked."""
-        frame = self.requests
-        ttft = frame["ttft_ms"].cast(pl.Float64).to_numpy()
-        met = int(slo.met(ttft, frame["tpot_ms"].cast(pl.Float64).to_numpy()).sum())
-        return (met / self.makespan_s if self.makespan_s else 0.0), met / len(frame)
+        met = slo.met(self.latency_ms["ttft"], self.latency_ms["tpot"])
+        return (int(met.sum()) / self.makespan_s if self.makespan_s else 0.0), float(met.mean())
 
     def itl(self) -> dict[str, float]:
         """p50, p90, p99 and mean of all inter-token gaps, in ms."""
@@ -141,7 +148,7 @@ class Result:
 
     def summary(self) -> dict[str, object]:
         """The run in one JSON-ready dictionary; keys are documented in docs/json.md."""
-        frame = self.requests
+        asked = len(self.workload)
         done = int((self.state.status == DONE).sum())
         span = self.makespan_s or float("nan")
         tp = self.deployment.tp
@@ -157,16 +164,16 @@ class Result:
             "plan_digest": self.plan.digest,
             "kernel_times": self.times_label,
             "workload": self.workload.name,
-            "requests": len(frame),
+            "requests": asked,
             "completed": done,
-            "failed": len(frame) - done,
+            "failed": asked - done,
             "failed_in_trace": self.workload.failed,
             "makespan_s": span,
             "requests_per_s": done / span,
-            "ttft_ms": spread(frame["ttft_ms"].cast(pl.Float64).to_numpy()),
-            "tpot_ms": spread(frame["tpot_ms"].cast(pl.Float64).to_numpy()),
+            "ttft_ms": spread(self.latency_ms["ttft"]),
+            "tpot_ms": spread(self.latency_ms["tpot"]),
             "itl_ms": self.itl(),
-            "e2e_ms": spread(frame["e2e_ms"].cast(pl.Float64).to_numpy()),
+            "e2e_ms": spread(self.latency_ms["e2e"]),
             "output_tokens_per_s": output / span,
             "total_tokens_per_s": (output + prompt) / span,
             "output_tokens_per_s_per_gpu": output / span / tp,

@@ -17,9 +17,12 @@ from sim.plans.model import ModelShape
 from sim.plans.plan import SkipPlan
 from sim.plans.spec import strategy_named
 from sim.plans.strategies import dense, ffn_skip, skip_decode
+from sim.run.metrics import Slo
 from sim.run.result import Result
 from sim.run.simulate import Simulation
 from sim.serving.config import Policy, SchedulerConfig
+from sim.study.assess import fewer, with_intervals
+from sim.study.intervals import varied
 from sim.study.profile import met_shares
 from sim.study.service import Service
 from sim.workload.generate import closed_loop
@@ -27,6 +30,7 @@ from sim.workload.lengths import Fixed, Lengths, RangeRatio
 
 FFN_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DEPTH_BATCHES = (1, 8, 32, 128)
+ALONE = "one request at a time"
 CONTINUOUS, EQUAL_AGE = "continuous batching", "static batch of equal age"
 BATCH_SCHEMA = {
     "strategy": pl.String,
@@ -138,15 +142,21 @@ def decode_rate(result: Result) -> float:
     return float(steps["decode_rows"].sum()) / (float(steps["duration_ns"].sum()) / 1e9)
 
 
-def streams_and_load(services: Sequence[Service], qps: float, *, requests: int = 200) -> pl.DataFrame:
-    """Median TTFT and TPOT of one request at a time, and under a mixed load: strategy, load, ttft_ms, tpot_ms."""
-    alone = [("one request at a time", s.run(s.load.alone(requests))) for s in services]
-    mixed = [(f"{qps:.3g} requests per second", s.at(qps)) for s in services]
-    return pl.DataFrame(
-        [{"strategy": result.plan.name, "load": load, **_medians(result)} for load, result in alone + mixed]
-    )
+def streams_and_load(
+    services: Sequence[Service], qps: float, slo: Slo, draws: int = 0, *, requests: int = 200
+) -> pl.DataFrame:
+    """Median TTFT and TPOT of one request at a time, and under a mixed load, with their intervals.
 
-
-def _medians(result: Result) -> dict[str, float]:
-    columns = result.requests.select("ttft_ms", "tpot_ms").cast(pl.Float64)
-    return {column.name: float(np.nanmedian(column.to_numpy())) for column in columns}
+    Columns: strategy, load, ttft_ms, ttft_ms_low, ttft_ms_high, tpot_ms, tpot_ms_low, tpot_ms_high.
+    """
+    rows = []
+    for service in services:
+        drawn = varied(service, draws=fewer(draws))
+        for name, work in (
+            (ALONE, service.load.alone(requests)),
+            (f"{qps:.3g} requests per second", service.load.at(qps)),
+        ):
+            found = with_intervals(service, service.run(work), slo, drawn, ("ttft_p50_ms", "tpot_p50_ms"))
+            medians = {k.replace("_p50", ""): v for k, v in found.items() if not k.endswith("_shares")}
+            rows.append({"strategy": service.plan.name, "load": name, **medians})
+    return pl.DataFrame(sorted(rows, key=lambda row: row["load"] != ALONE), infer_schema_length=None)

@@ -1,80 +1,47 @@
 """How much one replica can take: the largest rate at which the SLO holds and the queue stands still."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from sim.errors import CapacityError, InputError
 from sim.run.metrics import Slo
-from sim.run.result import Result
+from sim.run.uncertainty import Interval
+from sim.study.intervals import DRAWN, DRAWS, STUDENT, check_draws, combined, mean_sd, rms, scatter_of, varied
 from sim.study.search import Bracket, search
 from sim.study.service import Service
+from sim.study.sustained import check_alone, meets, short_sample, sustains
 
-ALONE = 200  # requests that are served one by one to see whether an SLO can be met at all
-GROWTH = 0.02  # share of the last third's arrivals that may pile up
-STAYS = 10.0  # mean stays that the arrivals should last for; with 10, capacity is found within a few per cent
-DEVIATIONS = 3.0  # standard deviations by which the number in the system may grow by chance
-# 95 % quantiles of Student's t with 1, 2, … degrees of freedom: the ends of a two-sided 90 % interval
-STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 MOST_SEEDS = len(STUDENT) + 1
+SEEDS = (0, 1, 2)
+FINE, NEAR = 0.005, 1.04  # width of a draw's bracket, and the first step from the capacity without draws
+NEVER = 0.02  # share of the capacity below which a draw counts as one that has none
+LONELY = 0.001  # requests per stay of one alone: they never meet
+MOST_DRAWN = 4000  # requests of a draw: how far it moves the capacity shows in some thousands
 Tell = Callable[[str], None]
-
-
-def is_stable(arrival_ns: NDArray[np.int64], leave_ns: NDArray[np.int64]) -> bool:
-    """Whether requests leave as fast as they come.
-
-    Compares the mean number in the system over the middle and the last third of the arrivals. An overload of x % piles
-    up x % of what arrives; a queue is called unstable when more than 2 % of the last third's arrivals do, and more
-    than chance explains: three standard deviations of that difference in a system where nobody waits (M/G/∞, where
-    the mean of N over a window W varies by 2·N·stay/W), widened by the burstiness of the arrivals.
-    """
-    span = float(arrival_ns[-1])
-    if span == 0:
-        return False
-    window = span / 3
-
-    def mean(begin: float) -> float:
-        stays = np.minimum(leave_ns, begin + window) - np.maximum(arrival_ns, begin)
-        return float(np.clip(stays, 0, None).sum()) / window
-
-    middle, last = mean(window), mean(2 * window)
-    stay = float((leave_ns - arrival_ns).mean())
-    gaps = np.diff(arrival_ns)
-    burstiness = max(1.0, float(gaps.std() / gaps.mean()))
-    chance = DEVIATIONS * burstiness * math.sqrt(2 * 2 * middle * stay / window)
-    arrivals = int((arrival_ns > 2 * window).sum())
-    return last - middle <= max(GROWTH * arrivals, chance)
-
-
-def meets(result: Result, slo: Slo) -> bool:
-    """Whether the share of requests that the SLO promises met both limits; a refused request misses them."""
-    return result.goodput(slo)[1] >= slo.percentile / 100
-
-
-def sustains(result: Result, slo: Slo) -> bool:
-    """Whether the run met the SLO on a queue that stood still."""
-    if not meets(result, slo):
-        return False
-    served = result.requests.drop_nulls("last_token_ns")
-    return is_stable(served["arrival_ns"].to_numpy(), served["last_token_ns"].to_numpy())
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The largest rates that one replica sustains, one bracket per seed; the interval is for 90 %.
+    """The largest rates that one replica sustains, one bracket per seed, and what moves them.
 
-    The interval is Student's t over the seeds' rates, widened above by the brackets: it says how far the figure is
-    known for traffic of this kind, not how well the model prices a step.
+    The traffic's chance is Student's t over the seeds. `drawn` holds, by source, the logarithm of the capacity under
+    each draw over the capacity without (minus infinity: the draw meets the SLO at no rate); `scatter` is how far
+    servers lie around their engine's profile. `flattery` is the share by which traffic half as long overstates the
+    capacity: the shorter the traffic, the less time an overload has to show, so the interval reaches down by as much.
     """
 
     brackets: tuple[Bracket, ...]
     limited_by: str = "slo"  # or queue: the SLO would still hold, but requests pile up
     note: str = ""  # what to know before believing the figure
+    drawn: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    scatter: float = 0.0
+    flattery: float = 0.0
 
     @property
     def qps(self) -> float:
@@ -83,43 +50,51 @@ class Capacity:
 
     @property
     def low(self) -> float:
-        """Lower end of the interval."""
-        return max(0.0, self.qps - self._half)
+        """Lower end of the 90 % interval."""
+        return self.interval.low
 
     @property
     def high(self) -> float:
-        """Upper end of the interval."""
-        return float(np.mean([b.high for b in self.brackets])) + self._half
+        """Upper end of the 90 % interval."""
+        return self.interval.high
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The capacity with its 90 % interval; from 0 on where a draw meets the SLO at no rate."""
+        by_source = {name: rms(_finite(self._logs(name))) for name in DRAWN}
+        by_source["parameters"] = math.hypot(by_source["parameters"], self.scatter)
+        found = combined(self.qps, by_source | {"sampling": mean_sd(np.log(self._lows))})
+        hopeless = any(np.isinf(self._logs(name)).any() for name in DRAWN)
+        low = 0.0 if hopeless else found.low / (1 + self.flattery)
+        return replace(found, low=low, high=found.high * self._resolution)
 
     @property
     def evaluations(self) -> int:
         """Runs that the search took."""
         return sum(b.evaluations for b in self.brackets)
 
-    def ratio_to(self, other: "Capacity") -> tuple[float, float, float]:
-        """This capacity over another's with its interval: paired by seed, since both saw the same requests."""
-        ratios = self._lows / other._lows
-        half = student_half(ratios) + self._resolution
-        mean = float(ratios.mean())
-        return mean, mean - half, mean + half
+    def ratio_to(self, other: "Capacity") -> Interval:
+        """This capacity over another's, paired by seed and by draw: both saw the same requests on the same server."""
+        logs = np.log(self._lows / other._lows)
+        by_source = {name: rms(_finite(self._logs(name) - other._logs(name))) for name in DRAWN}
+        found = combined(float(np.exp(logs.mean())), by_source | {"sampling": mean_sd(logs)})
+        wide = 1.0 if self is other else self._resolution
+        return replace(found, low=found.low / wide, high=found.high * wide)
 
     @cached_property
     def _lows(self) -> NDArray[np.float64]:
         return np.array([b.low for b in self.brackets])
 
     @property
-    def _half(self) -> float:
-        return student_half(self._lows)
-
-    @property
     def _resolution(self) -> float:
-        return float(np.mean([b.width for b in self.brackets]))
+        return float(np.mean([b.high / b.low for b in self.brackets]))
+
+    def _logs(self, source: str) -> NDArray[np.float64]:
+        return np.array(self.drawn.get(source, ()))
 
 
-def student_half(values: NDArray[np.float64]) -> float:
-    """Half the width of the two-sided 90 % interval of the mean; 0 for a single value, which knows no spread."""
-    k = values.size
-    return 0.0 if k < 2 else STUDENT[k - 2] * float(values.std(ddof=1)) / math.sqrt(k)
+def _finite(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    return logs[np.isfinite(logs)]
 
 
 def replicas_for(demand_qps: float, qps: float) -> int:
@@ -130,34 +105,105 @@ def replicas_for(demand_qps: float, qps: float) -> int:
 
 
 def capacity_of(
-    service: Service, slo: Slo, *, seeds: Sequence[int] = (0, 1, 2), tolerance: float = 0.02, tell: Tell | None = None
+    service: Service,
+    slo: Slo,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    tolerance: float = 0.02,
+    draws: int = DRAWS,
+    tell: Tell | None = None,
 ) -> Capacity:
     """The capacity of a replica; `tell` hears of every rate that was tried.
 
     The first search starts from four fifths of the rate at which a replica works off all requests when they are there
-    at once; those of the other seeds start where the one before ended. Raises CapacityError where not even a request
-    alone meets the SLO, and where all requests at once still do.
+    at once; those of the other seeds start where the one before ended. `draws` per source widen the interval by what
+    is not known of kernels and engine. Raises CapacityError where not even a request alone meets the SLO, and where
+    all requests at once still do.
     """
     if not 1 <= len(seeds) <= MOST_SEEDS:
         raise InputError(f"{len(seeds)} seeds: a capacity needs 1 to {MOST_SEEDS}")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is {tolerance}; it must be a share between 0 and 1")
-    check_alone(service, slo)
-    together = service.run(service.load.together(seeds[0]))
-    if meets(together, slo):
-        raise CapacityError(
-            f"all {len(together.requests)} requests at once still meet the SLO, so they show no limit;"
-            " raise --requests or tighten the SLO"
-        )
-    start, step = 0.8 * len(together.requests) / together.makespan_s, 1.25
-    brackets: list[Bracket] = []
-    for seed in seeds:
-        works = partial(_works, service, slo, seed, tell)
-        brackets.append(search(works, start=start, step=step, tolerance=tolerance))
-        start, step = brackets[-1].low, 1 + 2 * tolerance
+    check_draws(draws)
+    brackets = _brackets(service, slo, seeds, tolerance, tell)
     beyond = service.at(brackets[0].high, seeds[0])
     note = short_sample(service.at(brackets[0].low, seeds[0]))
-    return Capacity(tuple(brackets), "queue" if meets(beyond, slo) else "slo", note)
+    return Capacity(
+        tuple(brackets),
+        "queue" if meets(beyond, slo) else "slo",
+        note,
+        drawn_logs(service, slo, seeds[0], near=brackets[0].low, draws=draws, tell=tell),
+        scatter_of(service).residual("throughput", service.deployment.gpu.name) if draws else 0.0,
+        flattery_of(service, slo, seeds, [b.low for b in brackets]),
+    )
+
+
+def _brackets(service: Service, slo: Slo, seeds: Sequence[int], tolerance: float, tell: Tell | None) -> list[Bracket]:
+    """A bracket per seed; raises what `capacity_of` does of the SLO."""
+    least = LONELY / check_alone(service, slo)
+    start, step = 0.8 * min(_drain_rate(service, slo, seed) for seed in seeds), 1.25
+    found: list[Bracket] = []
+    for seed in seeds:
+        works = partial(_works, service, slo, seed, tell)
+        try:
+            found.append(search(works, start=start, step=step, tolerance=tolerance, least=least))
+        except CapacityError:
+            check_alone(service, slo, len(service.load.together(seed)))  # the first of them may have been lucky
+            raise
+        start, step = found[-1].low, 1 + 2 * tolerance
+    return found
+
+
+def drawn_logs(
+    service: Service, slo: Slo, seed: int, *, near: float, draws: int, tell: Tell | None = None
+) -> dict[str, tuple[float, ...]]:
+    """Logarithm of the capacity under each draw over the capacity without, by source, for the first requests."""
+
+    def log_of(one: Service) -> float:
+        works = partial(_works_first, one, slo, seed, MOST_DRAWN)
+        try:
+            return math.log(search(works, start=near, step=NEAR, tolerance=FINE, least=NEVER * near).low)
+        except CapacityError:
+            return -math.inf
+
+    found = varied(service, draws=draws)
+    centre = log_of(service) if draws else 0.0
+    if math.isinf(centre):
+        return dict.fromkeys(DRAWN, (centre,))
+    logs: dict[str, tuple[float, ...]] = {}
+    for source in DRAWN:
+        if tell and found[source]:
+            tell(f"{draws} draws of the {source}")
+        logs[source] = tuple(log_of(one) - centre for one in found[source])
+    return logs
+
+
+def flattery_of(service: Service, slo: Slo, seeds: Sequence[int], works_at: Sequence[float]) -> float:
+    """How much more the first half of the requests seems to let through, as a share; infinite where it has no limit.
+
+    An overload of x piles up over the time that the traffic lasts, so what is overlooked falls with its length, and
+    half the traffic overlooks twice as much.
+    """
+    logs = []
+    for seed, qps in zip(seeds, works_at):
+        half = len(service.load.at(qps, seed)) // 2
+        if half < 2 or meets(service.run(service.load.together(seed).take(half)), slo):
+            return math.inf
+        works = partial(_works_first, service, slo, seed, half)
+        with suppress(CapacityError):  # where no rate works for half the traffic, it flatters nobody
+            logs.append(math.log(search(works, start=qps, step=1.1, tolerance=0.02, least=NEVER * qps).low / qps))
+    return max(0.0, math.expm1(float(np.mean(logs)))) if logs else 0.0
+
+
+def _drain_rate(service: Service, slo: Slo, seed: int) -> float:
+    """Requests per second at which all requests of a seed are worked off when they are there at once."""
+    together = service.run(service.load.together(seed), seed=seed)
+    if meets(together, slo):
+        raise CapacityError(
+            f"all {len(together.workload)} requests at once still meet the SLO, so they show no limit;"
+            " raise --requests, bring a longer trace, or tighten the SLO"
+        )
+    return len(together.workload) / together.makespan_s
 
 
 def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float) -> bool:
@@ -167,31 +213,8 @@ def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float)
     return good
 
 
-def short_sample(result: Result) -> str:
-    """A warning where the arrivals last for few stays of a request: an overload then has no time to show."""
-    frame = result.requests
-    stays = float(frame["arrival_ns"][-1]) / 1e6 / float(np.nanmean(frame["e2e_ms"].cast(pl.Float64).to_numpy()))
-    if stays >= STAYS:
-        return ""
-    return f"{len(frame)} requests arrive within {stays:.1f} stays of one: too short to show overload; raise --requests"
-
-
-def check_alone(service: Service, slo: Slo) -> None:
-    """Raises CapacityError, with the best that can be had, where requests served one by one miss the SLO."""
-    result = service.run(service.load.alone(ALONE))
-    if meets(result, slo):
-        return
-    frame = result.requests
-    refused = int((frame["status"] == "refused").sum())
-    if refused > (1 - slo.percentile / 100) * len(frame):
-        raise CapacityError(
-            f"{refused} of the first {len(frame)} requests can never fit, more than an SLO for {slo.percentile:g} % of"
-            " requests forgives; choose a model or GPU that holds them"
-        )
-    ttft, tpot = (float(np.nanpercentile(frame[n].cast(pl.Float64), slo.percentile)) for n in ("ttft_ms", "tpot_ms"))
-    on = service.deployment
-    raise CapacityError(
-        f"no load meets TTFT ≤ {slo.ttft_ms:g} ms and TPOT ≤ {slo.tpot_ms:g} ms for {slo.percentile:g} % of requests:"
-        f" {service.plan.name} on {on.tp} x {on.gpu.name} takes {ttft:.1f} ms and {tpot:.1f} ms (p{slo.percentile:g})"
-        " for a request alone; relax --slo-ttft-ms or --slo-tpot-ms, raise --tp or change --gpu"
-    )
+def _works_first(service: Service, slo: Slo, seed: int, most: int, qps: float) -> bool:
+    """The same for the first requests at that rate."""
+    work = service.load.at(qps, seed)
+    short = work.take(most).scaled_to(qps) if most < len(work) else work
+    return sustains(service.run(short, seed=seed), slo)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.cost.deployment import Deployment, Frontend, Host
 from sim.cost.hardware import Gpu
-from sim.cost.profiles import HOST, POOLED, EngineProfile, profile_named
+from sim.cost.profiles import ELSEWHERE, HOST, POOLED, EngineProfile, profile_named
 from sim.errors import InputError
 from sim.serving.config import SchedulerConfig
 
@@ -62,6 +62,21 @@ def on_engine(deployment: Deployment, profile: EngineProfile | None) -> Deployme
             " the engine with these parameters stated (sim.study.engines.stated)"
         )
     return served
+
+
+def caveat(profile: EngineProfile | None, gpu: str) -> str:
+    """What to know of an engine before believing figures on that GPU; empty where servers on it were measured."""
+    if profile is None:
+        return "no engine is named: kernels as they were measured, a typical host, and the errors of an unknown engine"
+    gpus = profile.provenance.get("gpus") or ()
+    if not gpus:
+        like = profile.provenance.get("like")
+        source = f"those of {like}" if like else "expectations"
+        return f"no server of {profile.name} was measured: its parameters are {source}, and intervals are wide"
+    if gpu in gpus:
+        return ""
+    servers = f"{profile.name} was fitted to servers on {', '.join(gpus)}"
+    return f"{servers}; on {gpu}, servers are taken to scatter {ELSEWHERE:g} times as widely around it"
 
 
 def profile_of(engine: EngineProfile | str | None) -> EngineProfile | None:

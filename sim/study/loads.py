@@ -92,8 +92,8 @@ class LengthLoad(Load):
 class TraceLoad(Load):
     """Recorded traffic: seed 0 is the trace itself, every other seed a resample of its contiguous blocks.
 
-    A trace with prefix hashes is never resampled, since sharing lives in its order. With `arrivals` its own arrival
-    times are forgotten and drawn anew.
+    A trace with prefix hashes keeps its requests, since sharing lives in their order: of it, the gaps alone are drawn
+    again, block by block. With `arrivals` its own arrival times are forgotten and drawn anew.
     """
 
     trace: Workload
@@ -115,7 +115,7 @@ class TraceLoad(Load):
 
     def _resampled(self, seed: int) -> Workload:
         trace, n = self.trace, len(self.trace)
-        if seed == 0 or trace.hash_ids is not None or n < 2 * RESAMPLED_BLOCKS:
+        if seed == 0:
             return trace
         size = -(-n // RESAMPLED_BLOCKS)
         starts = streams(seed).joint.integers(0, n, RESAMPLED_BLOCKS)
@@ -123,9 +123,7 @@ class TraceLoad(Load):
         gaps = np.diff(trace.arrival_ns, prepend=0)
         gaps[0] = round(trace.arrival_ns[-1] / max(1, n - 1))  # the first request has no gap of its own
         arrival_ns = np.cumsum(gaps[pick])
-        return replace(
-            trace,
-            arrival_ns=arrival_ns - arrival_ns[0],
-            prompt_tokens=trace.prompt_tokens[pick],
-            output_tokens=trace.output_tokens[pick],
-        )
+        again = replace(trace, arrival_ns=arrival_ns - arrival_ns[0])
+        if trace.hash_ids is not None:
+            return again
+        return replace(again, prompt_tokens=trace.prompt_tokens[pick], output_tokens=trace.output_tokens[pick])

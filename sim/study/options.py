@@ -6,7 +6,9 @@ from typing import NoReturn
 from sim.errors import InputError
 from sim.run.metrics import Slo
 from sim.study.engines import DEFAULT_ENGINE
+from sim.study.intervals import DRAWS
 
+REQUESTS = 8000  # of a synthetic load: enough for an overload of 1 % to show
 HOST = {
     "step_ns": "CPU nanoseconds per step",
     "row_ns": "CPU nanoseconds per sequence and step",
@@ -40,7 +42,7 @@ def add_json(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_search(parser: argparse.ArgumentParser, *, requests: int = 4000) -> None:
+def add_search(parser: argparse.ArgumentParser, *, requests: int = REQUESTS) -> None:
     """What a search for capacities needs beside a workload: seeds, tolerance, and the demand."""
     add_workload(parser, requests=requests)
     group = parser.add_argument_group("search")
@@ -50,7 +52,14 @@ def add_search(parser: argparse.ArgumentParser, *, requests: int = 4000) -> None
     )
     group.add_argument("--seed", type=int, default=0, help="the first seed")
     group.add_argument("--seeds", type=int, default=3, metavar="N", help="searches, each with its own traffic (3)")
+    add_draws(group)
     group.add_argument("--tolerance", type=float, default=0.02, metavar="SHARE", help="width of the bracket (0.02)")
+
+
+def add_draws(group: argparse._ArgumentGroup) -> None:
+    """How often kernels and engine are drawn for the intervals."""
+    what = f"draws of each source of doubt, for the 90 %% intervals ({DRAWS}); 0: of the traffic alone"
+    group.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=what)
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:

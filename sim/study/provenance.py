@@ -13,6 +13,7 @@ from sim.cost.deployment import Deployment
 from sim.cost.profiles import EngineProfile
 from sim.cost.times import KernelTimes
 from sim.serving.config import SchedulerConfig
+from sim.study.engines import caveat
 
 if TYPE_CHECKING:
     from sim.study.study import Study
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 ENGINE_FACTS = ("like", "gpus", "models", "settings", "sources", "command")
 DEFINITIONS = {
     "capacity": "largest rate at which the SLO holds and the number in the system does not grow (2 % of arrivals)",
-    "interval": "90 %: Student's t over the seeds, widened by the search's bracket; of this traffic, not of the model",
+    "interval": "90 %, for one server measured once: kernel times, the engine's parameters and the scatter of servers"
+    " around them, and traffic of this kind drawn again (Student's t over the seeds); wider where nothing was measured,"
+    " downwards by what short traffic overlooks",
+    "gain": "capacity over the dense model's, paired by seed and by draw: what both share cancels",
     "GPUs": "demand / capacity, rounded up to whole replicas; requests spread evenly over them",
     "energy": "board power for the busy share of the time; host and cooling left out",
     "dollars": "assumed price per GPU-hour; give your own with --gpu-price",
@@ -50,12 +54,13 @@ def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str,
             },
             "quality_floor": study.quality_floor,
             "latencies_at_qps": common_qps,
+            "engine_caveat": caveat(service.engine, on.gpu.name),
             "dollars_per_gpu_hour": price,
             "grid_seed": study.seeds[0],
         },
         "deployment": deployment_facts(on),
         "scheduler": scheduler_facts(service.config),
-        "search": {"seeds": list(study.seeds), "tolerance": study.tolerance},
+        "search": {"seeds": list(study.seeds), "tolerance": study.tolerance, "draws": study.draws},
         "definitions": DEFINITIONS,
         "engine": engine_facts(service.engine),
         "kernel_times": kernel_facts(times, on),

@@ -24,17 +24,19 @@ class Bracket:
         return self.high / self.low - 1.0
 
 
-def search(works: Callable[[float], bool], *, start: float, step: float = 2.0, tolerance: float = 0.02) -> Bracket:
+def search(
+    works: Callable[[float], bool], *, start: float, step: float = 2.0, tolerance: float = 0.02, least: float = 0.0
+) -> Bracket:
     """The bracket around the largest value that works, `tolerance` wide relative to its lower end.
 
     From `start` the value is multiplied by `step` until it fails (or divided until it works), in steps that grow; then
     the bracket is halved on a logarithmic scale. `works` should be true below a limit and false above; where it wavers,
-    the answer is one of the places where it turns. Raises CapacityError where it never turns.
+    the answer is one of the places where it turns. Raises CapacityError where it never turns, or not above `least`.
     """
     known = {start: works(start)}
     value = start
     while known[value] == known[start]:
-        if len(known) > MOST_STEPS:
+        if len(known) > MOST_STEPS or (value < least and not known[value]):
             raise CapacityError(_endless(known))
         value = value * step if known[start] else value / step
         known[value] = works(value)

@@ -21,12 +21,14 @@ from sim.run.simulate import Oversized
 from sim.serving.config import SchedulerConfig
 from sim.study.assess import Assessment, assess, latencies
 from sim.study.batching import depth_saving, ffn_saving, streams_and_load
-from sim.study.capacity import replicas_for
+from sim.study.capacity import SEEDS, replicas_for
 from sim.study.engines import DEFAULT_ENGINE, on_engine, profile_of
 from sim.study.evidence import quality_frame
 from sim.study.floor import check_floor
+from sim.study.intervals import DRAWS
 from sim.study.loads import Load, NamedLoad
 from sim.study.operations import operations
+from sim.study.options import REQUESTS
 from sim.study.outcome import Outcome
 from sim.study.pool import Job, Ticker, executor, run_all
 from sim.study.prices import price_of
@@ -64,14 +66,15 @@ class Study:
     """
 
     deployment: Deployment = field(default_factory=default_deployment)
-    load: Load = field(default_factory=lambda: NamedLoad("azure-conv", 4000))
+    load: Load = field(default_factory=lambda: NamedLoad("azure-conv", REQUESTS))
     strategies: Sequence[str] = STRATEGIES
     demand_qps: float = 100.0
     slo: Slo = field(default_factory=Slo)
     engine: EngineProfile | str | None = DEFAULT_ENGINE  # None: deployment as it is, kernels as they were measured
     config: SchedulerConfig | None = None  # default: the engine's
-    seeds: Sequence[int] = (0, 1, 2)
+    seeds: Sequence[int] = SEEDS
     tolerance: float = 0.02
+    draws: int = DRAWS  # of each source of doubt; 0: intervals of the traffic alone
     source: Source = "auto"
     max_context: int | None = None
     oversized: Oversized = "error"
@@ -141,7 +144,7 @@ class Study:
 
     def _assessments(self, pool: Executor | None, services: Sequence[Service], tick: Ticker) -> list[Assessment]:
         jobs: list[tuple[str, Job]] = [
-            (s.plan.name, (assess, (s, self.slo, tuple(self.seeds), self.tolerance))) for s in services
+            (s.plan.name, (assess, (s, self.slo, tuple(self.seeds), self.tolerance, self.draws))) for s in services
         ]
         found: list[Assessment] = run_all(pool, jobs, tick)
         if not any(a.capacity for a in found):
@@ -153,12 +156,12 @@ class Study:
     ) -> dict[str, pl.DataFrame]:
         """Latencies by load, and what batching does to skipping: frames points, streams, ffn, depth."""
         jobs: list[tuple[str, Job]] = [
-            (f"{s.plan.name}: latencies", (latencies, (s, self.slo, rates_of(a, qps), self.seeds[0])))
+            (f"{s.plan.name}: latencies", (latencies, (s, self.slo, rates_of(a, qps), self.seeds[0], self.draws)))
             for s, a in zip(services, found)
         ]
         on, times = services[0].deployment, services[0].times
         several = [s for s in services if not s.plan.gate][:4]
-        jobs.append(("one stream and many", (streams_and_load, (several, COMMON * qps))))
+        jobs.append(("one stream and many", (streams_and_load, (several, COMMON * qps, self.slo, self.draws))))
         if self.batching:
             jobs.append(("FFN skipping by batch", (ffn_saving, (on, times))))
             jobs += [(f"SkipDecode by batch, {d.model.name}", (depth_saving, (d, times))) for d in self._batching_on]
@@ -199,5 +202,5 @@ def rates_of(assessment: Assessment, base_qps: float) -> list[float]:
 
 def _steps(dense: Assessment, other: Assessment) -> pl.DataFrame:
     both = dense.capacity and other.capacity
-    gain = other.capacity.ratio_to(dense.capacity)[0] if both and other.capacity and dense.capacity else None
+    gain = other.capacity.ratio_to(dense.capacity).value if both and other.capacity and dense.capacity else None
     return waterfall(dense.full, other.full, gain)

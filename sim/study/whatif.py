@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from sim.run.metrics import Slo
 from sim.run.replica import L_NS
-from sim.study.capacity import is_stable
 from sim.study.pool import Job
 from sim.study.quality import quality_of
 from sim.study.service import Service
 from sim.study.strength import variants
+from sim.study.sustained import stands_still
 
 TTFT_MS = (100.0, 200.0, 300.0, 500.0, 1000.0, 2000.0, 5000.0)
 TPOT_MS = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0)
@@ -147,13 +147,11 @@ def capacity_at(rungs: Sequence[Rung], limits: Limits, at: tuple[int, int]) -> f
 
 def _rung(service: Service, qps: float, seed: int, limits: Limits) -> Rung:
     result = service.at(qps, seed)
-    frame = result.requests
-    ttft, tpot = (frame[name].cast(pl.Float64).to_numpy() for name in ("ttft_ms", "tpot_ms"))
+    ttft, tpot = result.latency_ms["ttft"], result.latency_ms["tpot"]
     slos = [[replace(limits.own, ttft_ms=t, tpot_ms=p) for p in limits.tpot_ms] for t in limits.ttft_ms]
-    served = frame.drop_nulls("last_token_ns")
     return Rung(
         qps,
-        is_stable(served["arrival_ns"].to_numpy(), served["last_token_ns"].to_numpy()),
+        stands_still(result),
         np.array([[slo.met(ttft, tpot).mean() for slo in row] for row in slos]),
         float(np.nanpercentile(ttft, limits.own.percentile)),
         float(np.nanpercentile(tpot, limits.own.percentile)),

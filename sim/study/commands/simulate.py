@@ -1,19 +1,23 @@
 """`simulate`: one run, in figures."""
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 
 from sim.errors import InputError
-from sim.run.metrics import Slo
 from sim.run.result import Result
+from sim.study.chance import STATISTICS
+from sim.study.intervals import varied
 from sim.study.loads import Load, TraceLoad
-from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_slo, add_workload
-from sim.study.run_report import facts_of, run_report, run_summary
+from sim.study.options import Parser, add_deployment, add_draws, add_json, add_scheduler, add_slo, add_workload
+from sim.study.run_intervals import run_intervals
+from sim.study.run_report import METRICS, facts_of, run_report, run_summary, sources_line, with_ends
 from sim.study.run_trace import run_trace
 from sim.study.settings import load_of, seed_of, service_of, slo_of
-from sim.study.terminal import between, console, figure, progress, say_json, show_table, write_parquet, write_text
+from sim.study.terminal import console, progress, say_json, show_table, write_parquet, write_text
 from sim.workload.arrivals import arrivals_named
 from sim.workload.workload import Workload
 
@@ -23,7 +27,26 @@ example:
   python -m sim simulate --workload azure-code --qps 4 --strategy ffn_skip:share=0.25 --html out/run.html
 """
 DEFAULT_QPS = 10.0
-METRICS = (("TTFT", "ttft_ms"), ("TPOT", "tpot_ms"), ("ITL", "itl_ms"), ("E2E", "e2e_ms"))
+SERVICE = (
+    "requests",
+    "completed",
+    "failed",
+    "requests_per_s",
+    "slo_met_share",
+    "goodput_per_s",
+    "output_tokens_per_s",
+    "total_tokens_per_s",
+    "executed_tflops_per_gpu",
+    "normalised_tflops_per_gpu",
+    "kv_capacity_tokens",
+    "kv_peak_share",
+    "preemptions",
+    "queue_peak",
+    "busy_share",
+    "extrapolated_share",
+    "dollars_per_million_output_tokens",
+    "kwh_per_million_output_tokens",
+)
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -38,6 +61,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_scheduler(parser)
     add_slo(parser)
     output = add_json(parser)
+    add_draws(output)
     output.add_argument("--html", metavar="FILE", help="write the run as a self-contained page")
     output.add_argument("--requests-out", metavar="FILE.parquet", help="one row per request")
     output.add_argument("--iterations-out", metavar="FILE.parquet", help="one row per step")
@@ -47,11 +71,15 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run, and say what happened."""
-    slo, load = slo_of(args), load_of(args)
+    slo, load, seed = slo_of(args), load_of(args), seed_of(args)
     service = service_of(args, load)
+    drawn = varied(service, draws=args.draws)
     work = workload_of(args, load)
     with progress(quiet=args.json) as bar:
-        result = service.run(work, seed=seed_of(args), progress=partial(bar, "simulating") if bar else None)
+        result = service.run(work, seed=seed, progress=partial(bar, "simulating") if bar else None)
+        tell = partial(bar, "drawing kernels and engine") if bar else None
+        found = run_intervals(service, result, slo, drawn, seed=seed, tell=tell)
+    summary = run_summary(result, slo, service.engine, found)
     if args.requests_out:
         write_parquet(args.requests_out, result.requests)
     if args.iterations_out:
@@ -59,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     if args.trace_out:
         write_text(args.trace_out, run_trace(result))
     if args.html:
-        write_text(args.html, run_report(result, slo))
+        write_text(args.html, run_report(result, summary, service.engine))
     if args.json:
-        say_json(run_summary(result, slo, service.engine))
+        say_json(summary)
     else:
-        show(console(), result, slo)
+        show(console(), result, summary)
     return 0
 
 
@@ -85,36 +113,22 @@ def workload_of(args: argparse.Namespace, load: Load) -> Workload:
     return load.at(DEFAULT_QPS if args.qps is None else args.qps, seed)
 
 
-def show(out: Console, result: Result, slo: Slo) -> None:
+def show(out: Console, result: Result, summary: Mapping[str, Any]) -> None:
     """The run as tables."""
-    summary = run_summary(result, slo)
     out.print(f"[bold]{facts_of(result)}[/bold]\n", soft_wrap=True)
-    rows = []
-    for name, key in METRICS:
-        spread = summary[key]
-        assert isinstance(spread, dict)
-        cells = [spread.get(q) for q in ("p50", "p90", "p99", "mean")]
-        ends = [between(spread.get(f"{q}_low"), spread.get(f"{q}_high")) for q in ("p50", "p90", "p99", "mean")]
-        rows.append((f"{name} (ms)", *(_cell(c, e) for c, e in zip(cells, ends))))
-    show_table(out, "latency, with 90 % intervals", ("", "p50", "p90", "p99", "mean"), rows)
-    names = ("requests", "completed", "failed", "requests_per_s", "slo_met_share", "output_tokens_per_s",
-             "total_tokens_per_s", "executed_tflops_per_gpu", "normalised_tflops_per_gpu", "kv_capacity_tokens",
-             "kv_peak_share", "preemptions", "queue_peak", "busy_share", "extrapolated_share",
-             "dollars_per_million_output_tokens", "kwh_per_million_output_tokens")  # fmt: skip
-    show_table(out, "service", ("", ""), [(name.replace("_", " "), summary[name]) for name in names])
-    realised = summary["realised"]
-    assert isinstance(realised, dict)
-    shares = [(name.replace("_", " "), f"{value:.1%}") for name, value in realised.items()]
+    rows = [(f"{m.upper()} (ms)", *(with_ends(summary[f"{m}_ms"], q) for q in STATISTICS)) for m in METRICS]
+    show_table(out, "latency, with 90 % intervals", ("", *STATISTICS), rows)
+    sources = [(m.upper(), sources_line(summary[f"{m}_ms"], "p50")) for m in METRICS]
+    sources.append(("output tokens per s", sources_line(summary, "output_tokens_per_s")))
+    if any(said for _, said in sources):
+        show_table(out, "what makes the intervals, as shares of the variance of the p50", ("", ""), sources)
+    show_table(out, "service", ("", ""), [(name.replace("_", " "), with_ends(summary, name)) for name in SERVICE])
+    shares = [(name.replace("_", " "), f"{value:.1%}") for name, value in summary["realised"].items()]
     show_table(out, "saved, as a share of the dense model's work", ("", ""), shares)
     attribution = result.attribution()
     show_table(out, "where the time went", attribution.columns, [tuple(map(_text, r)) for r in attribution.iter_rows()])
-    for warning in summary["warnings"]:  # type: ignore[attr-defined]
+    for warning in summary["warnings"]:
         out.print(f"[yellow]note:[/yellow] {warning}", soft_wrap=True)
-
-
-def _cell(value: object, interval: str) -> str:
-    """A figure and its interval."""
-    return figure(value) + interval
 
 
 def _text(value: object) -> object:

@@ -2,17 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich.console import Console
 
+from sim.run.uncertainty import SOURCES
 from sim.study.assess import REALISED
 from sim.study.evidence import phrases
 from sim.study.floor import cell, check_floor, recommendation
+from sim.study.numerals import percent
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_search, add_slo
 from sim.study.outcome import Outcome
-from sim.study.pictures import label, percent
+from sim.study.pictures import label
+from sim.study.rows import COSTS, LATENCIES
+from sim.study.run_report import with_ends
 from sim.study.settings import (
     deployment_of,
     engine_of,
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             config=scheduler_of(args),
             seeds=seeds_of(args),
             tolerance=args.tolerance,
+            draws=args.draws,
             source=source_of(args, on),
             max_context=args.max_context,
             oversized=oversized_of(args),
@@ -94,38 +98,47 @@ def show(out: Console, outcome: Outcome) -> None:
     limits = f"{slo['percentile']:g} % of requests within TTFT {slo['ttft_ms']:g} ms and TPOT {slo['tpot_ms']:g} ms"
     out.print(f"[bold]{what}[/bold]: {limits}\n", soft_wrap=True)
     _show_capacity(out, rows, float(question["demand_qps"]), question["quality_floor"])
+    _show_latency(out, rows)
     _show_evidence(out, rows, outcome.frames["quality"], question["quality_floor"])
     _show_saving(out, rows)
     _show_why(out, outcome.frames["steps"])
+    known = question["engine_caveat"]
+    if known:
+        out.print(f"[yellow]note:[/yellow] {known}", soft_wrap=True)
     for row in rows.filter(pl.col("note") != "").iter_rows(named=True):
         out.print(f"[yellow]note:[/yellow] {label(row['strategy'])}: {row['note']}", soft_wrap=True)
 
 
 def _show_capacity(out: Console, rows: pl.DataFrame, demand_qps: float, floor: float | None) -> None:
-    columns = ("strategy", "requests/s per GPU", f"GPUs for {demand_qps:g}/s", "vs dense", "TTFT p50 / p90 ms",
-               "TPOT p50 / p90 ms", "$ / M out", "kWh / M out", _quality(floor))  # fmt: skip
-    body = [_capacity_row(r, floor) for r in rows.iter_rows(named=True)]
-    common = rows["compared_at_qps"].drop_nulls()
-    where = f"; latencies at {common[0]:.3g} requests per second" if len(common) else ""
-    show_table(out, f"capacity, with 90 % intervals{where}", columns, body)
+    columns = ("strategy", "requests/s per GPU", f"GPUs for {demand_qps:g}/s", "times dense", _quality(floor),
+               "interval from: kernels", "engine, server", "traffic")  # fmt: skip
+    body = [
+        (
+            label(r["strategy"]),
+            figure(r["max_qps_per_gpu"]) + between(r["max_qps_low"], r["max_qps_high"]),
+            with_ends(r, "gpus"),
+            with_ends(r, "gain"),
+            cell(r["quality"], r["quality_how"], floor),
+            *(percent((r["max_qps_shares"] or {}).get(source)) for source in SOURCES),
+        )
+        for r in rows.iter_rows(named=True)
+    ]
+    show_table(out, "capacity, with 90 % intervals", columns, body)
 
 
 def _quality(floor: float | None) -> str:
     return "quality" if floor is None else f"quality (✗ below {floor:g})"
 
 
-def _capacity_row(r: dict[str, Any], floor: float | None) -> tuple[object, ...]:
-    return (
-        label(r["strategy"]),
-        figure(r["max_qps_per_gpu"]) + between(r["max_qps_low"], r["max_qps_high"]),
-        figure(r["gpus"]) + between(r["gpus_low"], r["gpus_high"]),
-        "—" if r["gain"] is None else f"{r['gain']:.2f}x",
-        f"{figure(r['ttft_p50_ms'])} / {figure(r['ttft_p90_ms'])}",
-        f"{figure(r['tpot_p50_ms'])} / {figure(r['tpot_p90_ms'])}",
-        r["dollars_per_million_output_tokens"],
-        r["kwh_per_million_output_tokens"],
-        cell(r["quality"], r["quality_how"], floor),
-    )
+def _show_latency(out: Console, rows: pl.DataFrame) -> None:
+    columns = ("strategy", "TTFT p50 ms", "TTFT p90 ms", "TPOT p50 ms", "TPOT p90 ms", "$ / M output", "kWh / M output")
+    body = [
+        (label(r["strategy"]), *(with_ends(r, name) for name in (*LATENCIES, *COSTS)))
+        for r in rows.iter_rows(named=True)
+    ]
+    common = rows["compared_at_qps"].drop_nulls()
+    where = f"latencies at {common[0]:.3g} requests per second" if len(common) else "latencies"
+    show_table(out, f"{where}, and cost at each strategy's capacity, with 90 % intervals", columns, body)
 
 
 def _show_evidence(out: Console, rows: pl.DataFrame, known: pl.DataFrame, floor: float | None) -> None:

@@ -97,6 +97,13 @@ CASES = [
     ("capacity --requests 60 --seeds 0", "--seeds 0: must be 1 to 10"),
     ("capacity --requests 60 --tolerance 0", "tolerance is 0.0"),
     ("capacity --requests 60 --arrivals offline", "has no rate to search for"),
+    ("capacity --requests 60 --draws 1", "draws=1: an interval needs 2 or more"),
+    ("simulate --requests 60 --draws -2", "draws=-2"),
+    ("study --requests 60 --workers 1 --draws 1", "draws=1"),
+    (
+        "capacity --requests 2000 --slo-percentile 99.99 --slo-ttft-ms 200",
+        r"no load meets TTFT ≤ 200 ms .* for 99.99 % of requests: .* \(p99.99\) for a request alone",
+    ),
     ("study --requests 60 --gpu-price -2", "gpu price is -2.0"),
     ("study --requests 60 --demand-qps nan", "demand is nan"),
     ("study --requests 60 --strategy nonsense", "unknown strategy 'nonsense'"),

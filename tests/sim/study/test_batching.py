@@ -8,6 +8,7 @@ from sim.cost.hardware import gpu_named
 from sim.cost.roofline import Roofline
 from sim.plans.catalogue import model_named
 from sim.plans.spec import strategy_named
+from sim.run.metrics import Slo
 from sim.study.batching import CONTINUOUS, EQUAL_AGE, depth_saving, ffn_saving, fits, streams_and_load
 from sim.study.loads import NamedLoad
 from sim.study.service import Service
@@ -72,7 +73,7 @@ def test_skip_decode_serves_little_faster_in_continuous_batches(depth):
 def test_swift_kv_helps_the_first_token_alone_and_every_token_under_load(h200):
     load = NamedLoad("azure-conv", 1000)
     services = [Service(load, h200, strategy_named(s, h200.model)) for s in ("dense", "swift_kv")]
-    frame = streams_and_load(services, 18.0)
+    frame = streams_and_load(services, 18.0, Slo())
     alone, mixed = (frame.filter(pl.col("load").str.contains(word)) for word in ("at a time", "per second"))
     assert alone["ttft_ms"][1] < 0.75 * alone["ttft_ms"][0]
     assert alone["tpot_ms"][1] > 0.99 * alone["tpot_ms"][0]

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from sim.errors import CapacityError, InputError
 from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
-from sim.study.capacity import Capacity, capacity_of, is_stable, meets, replicas_for, student_half, sustains
+from sim.study.capacity import Capacity, capacity_of, replicas_for
+from sim.study.intervals import mean_sd
 from sim.study.loads import LengthLoad, NamedLoad
 from sim.study.search import Bracket
 from sim.study.service import Service
+from sim.study.sustained import is_stable, meets, sustains
 
 SECOND = 1_000_000_000
 
@@ -71,15 +73,15 @@ def test_a_demand_is_a_positive_number(demand):
 def test_the_interval_holds_the_capacity_and_every_bracket_of_one_seed(lows, width):
     capacity = Capacity(tuple(Bracket(low, low * (1 + width), 5) for low in lows))
     assert 0 <= capacity.low <= capacity.qps * (1 + 1e-12) <= capacity.high * (1 + 1e-9)
-    mean, low, high = capacity.ratio_to(capacity)
-    assert mean == pytest.approx(1.0)
-    assert low <= 1 <= high
+    own = capacity.ratio_to(capacity)
+    assert own.low == own.high == pytest.approx(1.0)
 
 
-def test_the_interval_is_students():
-    """t with two degrees of freedom is 2.920 for 90 %, two-sided."""
-    assert student_half(np.array([1.0, 2.0, 3.0])) == pytest.approx(2.920 / math.sqrt(3))
-    assert student_half(np.array([4.0])) == 0.0
+def test_the_traffics_part_is_students():
+    """t with two degrees of freedom is 2.920 for 90 %, two-sided, where a normal quantile is 1.645."""
+    assert mean_sd(np.array([1.0, 2.0, 3.0])) == pytest.approx(2.920 / 1.645 / math.sqrt(3))
+    assert mean_sd(np.array([4.0])) == 0.0
+    assert mean_sd(np.arange(10.0)) > mean_sd(np.arange(11.0)) * 0.9  # no step where the table ends
 
 
 def test_the_bracket_is_what_the_simulator_says(dense):

@@ -16,7 +16,7 @@ from sim.study.commands import plan as plan_command
 from sim.study.jsonable import dumps, plain
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "json.md"
-QUICK = ["--requests", "150", "--seeds", "1"]
+QUICK = ["--requests", "150", "--seeds", "1", "--draws", "2"]
 FREE = ("provenance",)  # documented as a whole
 
 
@@ -160,9 +160,34 @@ def test_the_same_seed_writes_the_same_bytes(command, tmp_path):
     assert (tmp_path / "ai").read_bytes() == (tmp_path / "bi").read_bytes()
 
 
+def test_the_same_seed_says_the_same_bytes(command):
+    argv = ["capacity", *QUICK, "--strategy", "swift_kv", "--json"]
+    first = command(*argv)
+    assert first == command(*argv)
+    assert first != command(*argv, "--draws", "3")
+    runs = [json.loads(command("simulate", "--requests", "90", "--draws", "2", "--json")) for _ in range(2)]
+    assert [dumps({**run, "wall_s": 0}) for run in runs] == [dumps({**runs[0], "wall_s": 0})] * 2
+
+
 def test_capacity_says_its_answer_in_words(command):
     out = command("capacity", *QUICK, "--demand-qps", "50", "--strategy", "swift_kv")
     assert "GPUs for 50 requests per second" in out
+    assert re.search(r"50 requests per second need \d+ GPUs, .* at 90 %", out)
+    assert re.search(r"kernel times [\d.]+%, the engine and its server [\d.]+%, the traffic [\d.]+%", out)
+
+
+def test_simulate_says_what_makes_its_intervals(command):
+    out = command("simulate", "--requests", "90", "--draws", "2")
+    assert re.search(r"TTFT \(ms\) +\d+(\.\d+)? \[\d+(\.\d+)?, \d+(\.\d+)?\]", out)
+    assert "the engine and its server" in out
+    assert "was fitted to servers on" in out
+
+
+def test_without_draws_intervals_are_of_the_traffic_alone(command):
+    answer = json.loads(command("simulate", "--requests", "200", "--draws", "0", "--json"))
+    assert answer["tpot_ms"]["mean_shares"] == {"kernels": 0.0, "parameters": 0.0, "sampling": 1.0}
+    found = json.loads(command("capacity", "--requests", "200", "--draws", "0", "--json"))
+    assert found["max_qps_shares"] == {"kernels": 0.0, "parameters": 0.0, "sampling": 1.0}
 
 
 def test_plan_is_drawn(command, tmp_path):

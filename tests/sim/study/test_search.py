@@ -37,3 +37,11 @@ def test_ends_of_the_bracket_were_really_seen(limit, start_ratio, mask):
 def test_a_predicate_that_never_turns_is_an_error(answer, says):
     with pytest.raises(CapacityError, match=says):
         search(lambda x: answer, start=1.0)
+
+
+@given(st.floats(1e-6, 0.5), st.floats(1.1, 4))
+def test_nothing_far_below_the_least_is_tried(least, step):
+    tried = []
+    with pytest.raises(CapacityError, match="not even"):
+        search(lambda x: bool(tried.append(x)), start=1.0, step=step, least=least)
+    assert min(tried) < least <= sorted(tried)[1]

@@ -15,7 +15,12 @@ from sim.study.rows import SCHEMA
 from sim.study.study import COMMON, Study
 
 QUICK = Study(
-    load=NamedLoad("azure-conv", 400), strategies=("swift_kv", "skip_decode"), seeds=(0, 1), workers=1, batching=False
+    load=NamedLoad("azure-conv", 400),
+    strategies=("swift_kv", "skip_decode"),
+    seeds=(0, 1),
+    draws=2,
+    workers=1,
+    batching=False,
 )
 
 
@@ -34,7 +39,7 @@ def test_the_table_has_every_column_and_strategy(study):
 
 def test_the_dense_row_is_the_dense_capacity(study):
     rows, dense = study.run(), study.services[0]
-    found = capacity_of(dense, study.slo, seeds=study.seeds)
+    found = capacity_of(dense, study.slo, seeds=study.seeds, draws=study.draws)
     assert rows["max_qps_per_gpu"][0] == found.qps
     assert rows["gain"][0] == 1.0
     assert rows["compared_at_qps"].to_list() == [COMMON * found.qps] * 3
@@ -48,7 +53,10 @@ def test_gpus_carry_the_demand_and_the_interval_is_in_order(study):
     for row in study.run().iter_rows(named=True):
         assert row["gpus"] * row["max_qps_per_gpu"] >= study.demand_qps
         assert row["gpus_low"] <= row["gpus"] <= (row["gpus_high"] or math.inf)
+        for name in ("gain", "ttft_p90_ms", "tpot_p50_ms", "dollars_per_million_output_tokens"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
         assert row["max_qps_low"] <= row["max_qps_per_gpu"] <= row["max_qps_high"]
+        assert sum(row["max_qps_shares"].values()) == pytest.approx(1)
 
 
 def test_skipping_pays_less_than_it_promises(study):

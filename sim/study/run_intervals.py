@@ -1,0 +1,104 @@
+"""Every figure of one run with its 90 % interval: what kernels, engine and traffic may make of it.
+
+Draws replay the run's own requests, so that they differ from it in nothing but the draw. How far servers scatter is
+known of latencies; a rate moves as far as it does on a server that is slower by one standard deviation, which is not
+at all where the load is below the capacity.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from sim.run.metrics import QUANTILES, Slo
+from sim.run.replica import L_NS
+from sim.run.result import Result
+from sim.run.uncertainty import Interval
+from sim.serving.columns import DONE
+from sim.study.chance import FEWEST, LATENCIES, STATISTICS, Figures, sampling_sd, served
+from sim.study.intervals import SERVER, Varied, combined, level, rms, scatter_of
+from sim.study.prices import dollars_per_million, kwh_per_million, price_of
+from sim.study.service import Service
+
+MOST = 20_000  # requests that draws replay
+Tell = Callable[[int, int], None]
+
+
+def run_intervals(
+    service: Service,
+    result: Result,
+    slo: Slo,
+    drawn: Varied,
+    *,
+    seed: int = 0,
+    most: int = MOST,
+    tell: Tell | None = None,
+) -> dict[str, Interval]:
+    """The figures of a run by name (ttft_p50_ms, …, output_tokens_per_s, …), those that exist; empty for few requests.
+
+    `drawn` is the service `varied`; `most` are the requests that draws replay; `tell` hears of (runs done, runs).
+    """
+    workload = result.workload
+    if len(workload) < FEWEST:
+        return {}
+    figures, chance = figures_of(result, slo), sampling_sd(result, slo)
+    short = workload.take(most) if most < len(workload) else workload
+    centre = figures if short is workload else figures_of(service.run(short, seed=seed), slo)
+    runs = [(source, one) for source, services in drawn.items() for one in services]
+    moved: dict[str, list[Figures]] = {source: [] for source in drawn}
+    for number, (source, one) in enumerate(runs, 1):
+        moved[source].append(figures_of(one.run(short, seed=seed), slo))
+        if tell:
+            tell(number, len(runs))
+    return {name: _interval(service, name, value, centre, moved, chance) for name, value in figures.items()}
+
+
+def _interval(
+    service: Service,
+    name: str,
+    value: float,
+    centre: Figures,
+    moved: Mapping[str, Sequence[Figures]],
+    chance: Mapping[str, float],
+) -> Interval:
+    """One figure's interval; a share or a rate that may be zero on its own scale, all else on a logarithmic one."""
+    bounded = name in ("slo_met_share", "goodput_per_s")
+
+    def sd(source: str) -> float:
+        pairs = [(one.get(name, math.nan), centre.get(name, math.nan)) for one in moved[source]]
+        if bounded:
+            return rms([a - b for a, b in pairs if math.isfinite(a - b)])
+        return rms([math.log(a / b) for a, b in pairs if a > 0 and b > 0])
+
+    scatter = sd(SERVER)
+    if moved[SERVER] and name.endswith("_ms"):
+        scatter = scatter_of(service).residual(name, service.deployment.gpu.name)
+    # both the traffic that was simulated and the one that will come are draws of their kind
+    by_source = {"kernels": sd("kernels"), "parameters": math.hypot(sd("parameters"), scatter)}
+    by_source["sampling"] = math.sqrt(2) * chance.get(name, 0.0)
+    if bounded:
+        return level(value, by_source, most=1.0 if name == "slo_met_share" else math.inf)
+    return combined(value, by_source)
+
+
+def figures_of(result: Result, slo: Slo) -> Figures:
+    """The run's figures that are numbers: percentiles and means of the latencies, rates, costs."""
+    found: Figures = {}
+    for name in LATENCIES:
+        values = served(result, name)
+        if values.size:
+            figures = (*np.percentile(values, QUANTILES), values.mean())
+            found |= {f"{name}_{q}_ms": float(v) for q, v in zip(STATISTICS, figures)}
+    found |= {f"itl_{q}_ms": v for q, v in result.itl().items() if math.isfinite(v)}
+    span, done = result.makespan_s, result.state.status == DONE
+    if not (span > 0 and done.any()):
+        return found
+    output, prompt = (float(tokens[done].sum()) for tokens in (result.asked.output_tokens, result.asked.prompt_tokens))
+    found["requests_per_s"] = float(done.sum()) / span
+    found["output_tokens_per_s"] = output / span
+    found["total_tokens_per_s"] = (output + prompt) / span
+    found["goodput_per_s"], found["slo_met_share"] = result.goodput(slo)
+    on, busy = result.deployment, float(result.logged.lines[:, L_NS].sum()) / 1e9 / span
+    found["dollars_per_million_output_tokens"] = dollars_per_million(on, output / span, price_of(on.gpu.name))
+    found["kwh_per_million_output_tokens"] = kwh_per_million(on, output / span, busy)
+    return found
