@@ -110,12 +110,16 @@ def add_up(tables: Tables, scratch: Scratch, steps: int) -> None:
 
 
 def count_grown(tables: Tables, scratch: Scratch, steps: int) -> None:
-    """Add the work of so many steps that followed the counted one, each with one token more behind every row."""
-    scratch.counters[OUTSIDE_KV_NS] = 0  # booked as they were priced
+    """Add the work of so many steps after the counted one, each with one token more behind every row.
+
+    The counters are those of the last step then. Time outside the measured domain was booked as steps were priced.
+    """
+    counters, totals, rows = scratch.counters, scratch.totals, scratch.rows[SINGLE]
+    counters[OUTSIDE_KV_NS] = 0
     add_up(tables, scratch, steps)
-    more, rows = steps * (steps + 1) // 2, scratch.rows[SINGLE]
+    reads = 0
     for g in range(tables.layers.size):
-        scratch.totals[PAIRS] += more * tables.layers[g] * scratch.groups[g, SOLO]
-        scratch.totals[CACHED] += more * tables.layers[g] * scratch.groups[g, SOLO]
-    scratch.totals[PAIRS_DENSE] += more * rows
-    scratch.totals[CACHED_DENSE] += more * rows
+        reads += tables.layers[g] * scratch.groups[g, SOLO]
+    for i, more in ((PAIRS, reads), (CACHED, reads), (PAIRS_DENSE, rows), (CACHED_DENSE, rows)):
+        totals[i] += steps * (steps + 1) // 2 * more
+        counters[i] += steps * more

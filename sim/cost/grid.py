@@ -25,10 +25,19 @@ def cell(axis: Ints, value: float, near: int) -> int:
 
 def bilinear(x_axis: Ints, y_axis: Ints, grid: Floats, i: int, j: int, x: float, y: float) -> float:
     """Linear interpolation in cell (i, j) of a grid of times."""
-    u = (x - x_axis[i]) / (x_axis[i + 1] - x_axis[i])
-    v = (y - y_axis[j]) / (y_axis[j + 1] - y_axis[j])
-    low = grid[i, j] + v * (grid[i, j + 1] - grid[i, j])
-    high = grid[i + 1, j] + v * (grid[i + 1, j + 1] - grid[i + 1, j])
+    u = share(x_axis, i, x)
+    return between(u, share(y_axis, j, y), grid[i, j], grid[i, j + 1], grid[i + 1, j], grid[i + 1, j + 1])
+
+
+def share(axis: Ints, i: int, value: float) -> float:
+    """How far in interval i the value lies."""
+    return (value - axis[i]) / (axis[i + 1] - axis[i])
+
+
+def between(u: float, v: float, low_0: float, low_1: float, high_0: float, high_1: float) -> float:
+    """Linear interpolation between the four corners of a cell."""
+    low = low_0 + v * (low_1 - low_0)
+    high = high_0 + v * (high_1 - high_0)
     return low + u * (high - low)
 
 

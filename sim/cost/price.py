@@ -75,33 +75,33 @@ def price_step(tables: Tables, scratch: Scratch) -> int:
 
 def step_ns(tables: Tables, scratch: Scratch) -> int:
     """Device time plus what launching and the host add to it."""
-    rows, parts = scratch.rows, scratch.parts_ns
-    device = parts[WEIGHTS] + parts[KV_READ] + parts[COMPUTE] + parts[POINTWISE] + parts[COMMUNICATION]
+    parts, device = scratch.parts_ns, device_ns(scratch)
+    parts[LAUNCH] = launch_ns(tables, scratch, device)
+    parts[HOST] = host_ns(tables, scratch, device + parts[LAUNCH])
+    return device + parts[LAUNCH] + parts[HOST]
+
+
+def device_ns(scratch: Scratch) -> int:
+    """What the step's kernels take."""
+    parts = scratch.parts_ns
+    return parts[WEIGHTS] + parts[KV_READ] + parts[COMPUTE] + parts[POINTWISE] + parts[COMMUNICATION]
+
+
+def launch_ns(tables: Tables, scratch: Scratch, kernels_ns: int) -> int:
+    """What launching the step's kernels adds to their time."""
+    rows = scratch.rows
     launch = rows[KERNELS] * tables.graph_gap_ns
     prompts = rows[PROMPT] + rows[SAMPLED]
     if rows[TOTAL] > tables.graph_rows or (prompts > 0 and not tables.graph_prompts):
         # launched one by one: the device waits where it is faster than the host
-        launch = max(launch, rows[KERNELS] * tables.eager_launch_ns - device)
-    host = tables.host_step_ns + tables.host_row_ns * rows[SEQUENCES]
-    if tables.host_overlap:
-        host = max(0, host - device - launch)
-    parts[LAUNCH] = launch
-    parts[HOST] = host
-    return device + launch + host
+        launch = max(launch, rows[KERNELS] * tables.eager_launch_ns - kernels_ns)
+    return launch
 
 
-def grown_step_ns(tables: Tables, scratch: Scratch) -> int:
-    """Nanoseconds of a step like the one before, of decoding rows alone, when each has one token more behind it.
-
-    Only what depends on contexts is priced again; what such steps count is added up by `count_grown`.
-    """
-    scratch.parts_ns[KV_READ] = 0
-    scratch.counters[OUTSIDE_KV_NS] = 0
-    for g in range(tables.layers.size):
-        scratch.groups[g, SOLO_CONTEXT] += scratch.groups[g, SOLO]
-        book_solos(tables, scratch, g)
-    scratch.totals[OUTSIDE_KV_NS] += scratch.counters[OUTSIDE_KV_NS]
-    return step_ns(tables, scratch)
+def host_ns(tables: Tables, scratch: Scratch, launched_ns: int) -> int:
+    """What the host adds to the step, the kernels and their launches having taken so long."""
+    host = tables.host_step_ns + tables.host_row_ns * scratch.rows[SEQUENCES]
+    return max(0, host - launched_ns) if tables.host_overlap else host
 
 
 def price_group(tables: Tables, scratch: Scratch, g: int) -> int:

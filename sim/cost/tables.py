@@ -81,6 +81,10 @@ CLASS_TALLIES = 7
 IN_ATTN, IN_KV, IN_FFN, IN_GATE, SOLO, SOLO_CONTEXT, CELL_ROWS, CELL_CONTEXT = range(8)
 GROUP_TALLIES = 8
 
+AHEAD = 32  # steps that are priced ahead at most
+AHEAD_KV, AHEAD_OUTSIDE, AHEAD_LAUNCH, AHEAD_NS = range(4)  # decode attention, of that outside, launch, all
+AHEADS = 4
+
 
 class Tables(NamedTuple):
     """Everything the price of an iteration depends on. G groups of layers that the plan treats alike, U row classes."""
@@ -147,6 +151,7 @@ class Scratch(NamedTuple):
     gates: Ints  # [G, GATE_COUNTERS] of this step
     totals: Ints  # [COUNTERS] of all steps
     gate_totals: Ints  # [G, GATE_COUNTERS] of all steps
+    ahead_ns: Ints  # [AHEADS, AHEAD] of the steps to come
 
 
 def scratch_for(tables: Tables) -> Scratch:
@@ -167,4 +172,5 @@ def scratch_for(tables: Tables) -> Scratch:
         gates=zeros(g, GATE_COUNTERS),
         totals=zeros(COUNTERS),
         gate_totals=zeros(g, GATE_COUNTERS),
+        ahead_ns=zeros(AHEADS, AHEAD),
     )

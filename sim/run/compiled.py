@@ -16,7 +16,7 @@ from typing import Any
 import numba
 from numba.extending import register_jitable
 
-from sim.cost import counters, grid, price, tables, tally
+from sim.cost import ahead, counters, grid, price, tables, tally
 from sim.run import glide, loop, replica, steady
 from sim.serving import columns, config, memory, scheduler
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"_nrt": False}
 # are called at most once per iteration and stay calls, or compiling would take minutes.
 CALLS = frozenset({"schedule", "enter", "leave", "preempt"})
 Advance = Callable[[replica.Replica, steady.Flow, int], int]
-SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, replica, steady, glide, loop)
+SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, ahead, replica, steady, glide, loop)
 
 
 def source_digest() -> str:

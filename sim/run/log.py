@@ -36,19 +36,23 @@ class Logged(NamedTuple):
     gaps_ns: Ints  # gaps between tokens that are not their iteration's
 
 
+def held(replica: Replica) -> Logged:
+    """What the replica's buffers hold, as views."""
+    clock = replica.clock
+    return Logged(replica.log[: clock[LOGGED]], replica.trace[: clock[TRACED]], replica.gaps[: clock[GAPS]])
+
+
 def drained(replica: Replica) -> Logged:
     """Copies of what the replica's buffers hold; they are empty afterwards."""
-    clock = replica.clock
-    part = Logged(
-        replica.log[: clock[LOGGED]].copy(), replica.trace[: clock[TRACED]].copy(), replica.gaps[: clock[GAPS]].copy()
-    )
-    clock[LOGGED] = clock[TRACED] = clock[GAPS] = 0
+    lines, trace, gaps_ns = held(replica)
+    part = Logged(lines.copy(), trace.copy(), gaps_ns.copy())
+    replica.clock[[LOGGED, TRACED, GAPS]] = 0
     return part
 
 
 def joined(parts: Sequence[Logged]) -> Logged:
     """The stretches as one."""
-    return Logged(*map(np.concatenate, zip(*parts)))
+    return parts[0] if len(parts) == 1 else Logged(*map(np.concatenate, zip(*parts)))
 
 
 def iterations_of(log: Logged) -> Ints:

@@ -28,12 +28,12 @@ def advance(replica: Replica, flow: Flow, until_ns: int) -> int:
     """
     clock = replica.clock
     while True:
-        if clock[STEP_END] != NOBODY and flow.scalars[STEADY]:
-            glide(replica, flow, until_ns)
+        booked = clock[STEP_END] != NOBODY and flow.scalars[STEADY] > 0 and glide(replica, flow, until_ns)
+        if clock[STEP_END] > until_ns:
+            return REACHED
         if clock[STEP_END] != NOBODY:
-            if clock[STEP_END] > until_ns:
-                return REACHED
-            book_step(replica, flow.scalars[ROWS])
+            if not booked:
+                book_step(replica, flow.scalars[ROWS])
             if flow.scalars[STEADY]:
                 turn(replica, flow)
             finish_step(replica)

@@ -69,8 +69,8 @@ LOG_ROWS = 8192
 # columns of the trace, what differs between the iterations of one line
 (T_NS, T_GAP, T_KV, T_LAUNCH, T_USED) = range(5)
 TRACE_COLUMNS = 5
-TRACE_ROWS = 1 << 16
-NARROW = 2**31  # what a column of the trace cannot hold
+TRACE_ROWS = 1 << 20
+NARROW = 2**30  # two of these make more than a column of the trace can hold
 FAR = 2**62  # arrival of a closed loop's request that no client has sent yet
 FOREVER = 2**63 - 1
 

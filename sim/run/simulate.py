@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from time import perf_counter
 from typing import Literal
 
@@ -16,7 +17,7 @@ from sim.cost.work import work_done
 from sim.errors import CapacityError, InputError
 from sim.plans.plan import SkipPlan
 from sim.run.compiled import compiled_advance
-from sim.run.log import Logged, drained, joined
+from sim.run.log import Logged, drained, held, joined
 from sim.run.replica import (
     CLOCKS,
     CONCURRENCY,
@@ -72,14 +73,13 @@ class Simulation:
         weights do not fit.
         """
         started = perf_counter()
-        times = self.times or times_for(self.deployment.gpu.name)
+        times = self.times or _times_for(self.deployment.gpu.name)
         replica = self._replica(times, tables)
         self._refuse_oversized(replica.asked, replica.knobs)
         log = Log(replica, progress)
         env = simpy.Environment(initial_time=0)
         env.process(_stepwise(env, replica, log) if stepwise else _compiled(env, replica, log))
         env.run()
-        log.drain()
         if not np.isin(replica.state.status, (DONE, REFUSED)).all():
             raise CapacityError("the scheduler made no progress: a waiting request fits nowhere")
         return Result(
@@ -92,17 +92,17 @@ class Simulation:
             state=replica.state,
             knobs=replica.knobs,
             work=work_done(replica.tables, replica.scratch),
-            logged=joined(log.parts),
+            logged=log.all(),
             wall_s=perf_counter() - started,
         )
 
     def price_list(self) -> Tables:
         """What steps are priced from: the same for every workload, and longer in the making than many a run."""
-        return self._lowered(self.times or times_for(self.deployment.gpu.name))
+        return self._lowered(self.times or _times_for(self.deployment.gpu.name))
 
     def _lowered(self, times: KernelTimes) -> Tables:
         context = self.max_context or self.deployment.model.max_context
-        return lower(self.plan, self.deployment, times, self.config, max_context=context)
+        return _lowered(self.plan, self.deployment, _Itself(times), self.config, context)
 
     def _replica(self, times: KernelTimes, tables: Tables | None = None) -> Replica:
         work, config = self.workload, self.config
@@ -132,30 +132,29 @@ class Simulation:
             tables=tables,
             knobs=knobs,
             live_units=np.array(self.plan.live_caches),
-            luck=np.random.default_rng(self.seed).random(LUCK),
+            luck=np.random.default_rng(self.seed).random(LUCK if knobs.draft_tokens else 1),
             scratch=scratch_for(tables),
             emitted=np.zeros(config.max_num_seqs, dtype=np.int64),
             clock=clock,
-            log=np.zeros((LOG_ROWS, LOG_COLUMNS), dtype=np.int64),
-            trace=np.zeros((TRACE_ROWS, TRACE_COLUMNS), dtype=np.int32),
-            gaps=np.zeros(8 * config.max_num_seqs + LOG_ROWS, dtype=np.int64),
+            # enough for most runs: pages that are never written to take no memory
+            log=np.empty((LOG_ROWS + 2 * len(work), LOG_COLUMNS), dtype=np.int64),
+            trace=np.empty((TRACE_ROWS, TRACE_COLUMNS), dtype=np.int32),
+            gaps=np.empty(8 * config.max_num_seqs + LOG_ROWS, dtype=np.int64),
         )
 
     def _refuse_oversized(self, asked: Asked, knobs: Knobs) -> None:
-        if self.oversized == "refuse":
+        if self.oversized == "refuse" or not asked.prompt_tokens.size:
             return
         total = asked.prompt_tokens + asked.output_tokens
-        units = -(-(total - 1) // knobs.block_tokens) * knobs.full_units
-        if (total > knobs.max_context).any():
-            i = int(np.argmax(total > knobs.max_context))
+        i = int(np.argmax(total))
+        if total[i] > knobs.max_context:
             others = int((total > knobs.max_context).sum())
             limit = f"the context of {knobs.max_context} tokens ({others} such requests)"
-            raise InputError(_too_long(asked, i, limit))
-        if (units > knobs.total_units).any():
-            i = int(np.argmax(units > knobs.total_units))
-            assert units[i] == most_units(int(asked.prompt_tokens[i]), int(asked.output_tokens[i]), knobs)
+            raise InputError(_too_long(asked, int(np.argmax(total > knobs.max_context)), limit))
+        if most_units(int(asked.prompt_tokens[i]), int(asked.output_tokens[i]), knobs) > knobs.total_units:
             tokens = knobs.total_units // knobs.full_units * knobs.block_tokens
-            raise InputError(_too_long(asked, i, f"KV memory, which holds {tokens} tokens in all"))
+            first = int(np.argmax(total - 1 > tokens))
+            raise InputError(_too_long(asked, first, f"KV memory, which holds {tokens} tokens in all"))
 
 
 def simulate(
@@ -177,21 +176,54 @@ class Log:
     def __init__(self, replica: Replica, progress: Progress | None) -> None:
         self._replica = replica
         self._progress = progress
-        self.parts: list[Logged] = []
+        self._parts: list[Logged] = []
 
     def drain(self) -> None:
         """Copy what the buffers hold and empty them."""
-        self.parts.append(drained(self._replica))
+        self._parts.append(drained(self._replica))
+        self._tell()
+
+    def all(self) -> Logged:
+        """The whole log; the buffers are not to be used any more."""
+        self._tell()
+        return joined([*self._parts, held(self._replica)])
+
+    def _tell(self) -> None:
         if self._progress:
             self._progress(int(self._replica.state.counts[N_DONE]), self._replica.asked.arrival_ns.size)
 
 
+_times_for = lru_cache(times_for)
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """Kernel times as a key: equal to themselves alone."""
+
+    times: KernelTimes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.times is self.times
+
+    def __hash__(self) -> int:
+        return id(self.times)
+
+
+@lru_cache(maxsize=8)
+def _lowered(plan: SkipPlan, on: Deployment, times: _Itself, config: SchedulerConfig, max_context: int) -> Tables:
+    """The price list; a study runs the same one many times."""
+    return lower(plan, on, times.times, config, max_context=max_context)
+
+
 def _asked(work: Workload, *, caching: bool) -> Asked:
-    arrival_ns = work.arrival_ns.copy()
+    arrival_ns = work.arrival_ns
     if work.concurrency:
+        arrival_ns = arrival_ns.copy()
         arrival_ns[work.concurrency :] = FAR
     if caching and work.hash_ids is not None:
-        dense = np.unique(work.hash_ids, return_inverse=True)[1]  # the state has a place for every id up to the largest
+        dense = work.hash_ids
+        if not dense.size or dense.min() < 0 or dense.max() >= 2 * dense.size:
+            dense = np.unique(dense, return_inverse=True)[1]  # the state has a place for every id up to the largest
         return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens, dense, work.hash_offsets)
     return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens)
 

@@ -98,6 +98,8 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
     entries = int(asked.hash_ids.max()) + 1 if m else 0
 
     def column(size: int, value: int = 0) -> Ints:
+        if value == 0:
+            return np.zeros(size, dtype=np.int64)  # takes no memory before it is written to
         return np.full(size, value, dtype=np.int64)
 
     counts = column(N_COUNTS)

@@ -2,20 +2,26 @@
 
 from dataclasses import replace
 from io import BytesIO
+from itertools import cycle
 
 import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.cost.work import work_done
 from sim.plans.model import ModelShape
 from sim.plans.strategies import cross_layer_kv, dense, early_exit, skip_decode, static_depth, swift_kv
+from sim.run.compiled import compiled_advance
+from sim.run.log import drained, iterations_of, joined
+from sim.run.replica import FULL, IDLE
 from sim.run.result import Result
 from sim.run.simulate import Simulation, with_strategy
+from sim.run.steady import flow_for
 from tests.gen import models, scheduler_configs, strategy_plans, workloads
 from tests.planted import Planted
 from tests.sim.cost.steps import deployments
-from tests.sim.run.cases import replay, simulations
+from tests.sim.run.cases import CONTEXT, replay, simulations
 
 
 def assert_equal(one: Result, other: Result) -> None:
@@ -52,6 +58,57 @@ def test_requests_that_decode_as_sums_are_the_requests_that_decode_in_rows(simul
     on = replace(simulation.deployment, kv_blocks=blocks)
     roomy = replace(simulation, config=config, deployment=on)
     assert_equal(roomy.run(), roomy.run(stepwise=True))
+
+
+def long_answers(simulation: Simulation, more: int) -> Simulation:
+    """The same with answers longer by so many tokens, and memory for most of them: most iterations only decode."""
+    work = simulation.workload
+    tokens = int((work.prompt_tokens + work.output_tokens).sum()) + more * len(work)
+    blocks = 1 + tokens // simulation.config.block_tokens * simulation.plan.caches.size // simulation.plan.layers
+    return replace(
+        simulation,
+        workload=replace(work, output_tokens=work.output_tokens + more),
+        deployment=replace(simulation.deployment, kv_blocks=blocks),
+        max_context=CONTEXT + more,
+    )
+
+
+@given(simulations(policies=("chunked",), max_requests=6), st.integers(1, 90))
+def test_runs_of_decode_steps_are_their_steps(simulation: Simulation, more: int) -> None:
+    """INV-37 where several iterations are priced and logged at once."""
+    long = long_answers(simulation, more)
+    assert_equal(long.run(), long.run(stepwise=True))
+
+
+@given(
+    simulations(policies=("chunked",), max_requests=6),
+    st.integers(0, 40),
+    st.lists(st.integers(1, 400), min_size=1, max_size=5),
+    st.integers(2, 6),
+)
+def test_where_the_loop_is_stopped_does_not_matter(
+    simulation: Simulation, more: int, stops: list[int], room: int
+) -> None:
+    """INV-37: a fleet lets its replicas advance from arrival to arrival; buffers are drained where they are full."""
+    long = long_answers(simulation, more)
+    whole = long.run()
+    replica = long._replica(long.times or Planted())
+    replica = replica._replace(log=replica.log[:room], trace=replica.trace[: 8 - room])
+    flow = flow_for(
+        replica.tables, replica.live_units, len(long.workload), long.config.max_num_seqs, long.config.block_tokens
+    )
+    parts, now, after_ns = [], 0, cycle(int(whole.makespan_s * 1e6) * stop + 1 for stop in stops)  # in thousandths
+    while (why := compiled_advance()(replica, flow, now)) != IDLE:
+        if why == FULL:
+            parts.append(drained(replica))
+        else:
+            now += next(after_ns)
+    parts.append(drained(replica))
+    log = joined(parts)
+    assert np.array_equal(iterations_of(log), whole.log)
+    assert sorted(log.gaps_ns.tolist()) == sorted(whole.logged.gaps_ns.tolist())
+    assert work_done(replica.tables, replica.scratch) == whole.work
+    assert np.array_equal(replica.state.last_token_ns, whole.state.last_token_ns)
 
 
 @given(simulations())
