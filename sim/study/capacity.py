@@ -63,7 +63,7 @@ class Capacity:
         """The capacity with its 90 % interval; from 0 on where a draw meets the SLO at no rate."""
         by_source = {name: rms(_finite(self._logs(name))) for name in DRAWN}
         by_source["parameters"] = math.hypot(by_source["parameters"], self.scatter)
-        found = combined(self.qps, by_source | {"sampling": mean_sd(np.log(self._lows))})
+        found = combined(self.qps, by_source | {"sampling": self._chance})
         hopeless = any(np.isinf(self._logs(name)).any() for name in DRAWN)
         low = 0.0 if hopeless else found.low / (1 + self.flattery)
         return replace(found, low=low, high=found.high * self._resolution)
@@ -84,6 +84,12 @@ class Capacity:
     @cached_property
     def _lows(self) -> NDArray[np.float64]:
         return np.array([b.low for b in self.brackets])
+
+    @property
+    def _chance(self) -> float:
+        """What seeds differ by, which brackets tell no better than they are wide (each a uniform distribution)."""
+        width = math.log(self._resolution) / math.sqrt(12 * len(self.brackets))
+        return math.hypot(mean_sd(np.log(self._lows)), width)
 
     @property
     def _resolution(self) -> float:
