@@ -97,8 +97,8 @@ def _answer(rows: pl.DataFrame) -> Section:
         capacity_bars(rows.drop_nulls("max_qps_per_gpu")),
         rows.select(ANSWER),
         "Intervals are for 90 %: kernel times, the engine and its server, and traffic of this kind. Strategies are"
-        " priced as if the model's weights had been trained for them; quality is the share of the dense model's score that somebody measured or published, or"
-        " nothing.",
+        " priced as if the model's weights had been trained for them; quality is the share of the dense model's score"
+        " that somebody measured or published, or nothing.",
         missing="not measured",
     )
 
