@@ -36,6 +36,17 @@ calibrate-cpu: $(VENV)/.test
 		--engine $(CALIBRATED)/engine.json --requests 40 --repeats 2 --lengths uniform --slots 8 --budget 64 \
 		--max-context 96 --out $(CALIBRATED)/validation.json
 
+# what a GPU is asked, one run of at most ten minutes each (docs/howto-run-on-a-gpu.md); DRY=1 rehearses on a CPU
+OUT ?= out/gpu
+MODEL ?= llama-3.1-8b
+GPU_RUN := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m calibration.campaign
+GPU_RUNS := gpu-check gpu-soak gpu-sanitize gpu-ceilings gpu-kernels gpu-measure gpu-bench gpu-serve
+GPU_RUNS += gpu-quality-train gpu-quality-run gpu-quality-speed
+.PHONY: $(GPU_RUNS)
+
+$(GPU_RUNS): gpu-%:
+	$(GPU_RUN) $* --model $(MODEL) --out $(OUT) $(if $(DRY),--dry)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "elide needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 2; }

@@ -24,7 +24,10 @@ examples:
 ELSEWHERE = {
     "quality": ("calibration.quality.command", "what skipping does to a model's answers (needs torch)"),
     "measure": ("calibration.measure", "time every kind of kernel of the engine on this machine (needs torch)"),
+    "shares": ("calibration.shares", "measured kernels against the device's ceilings"),
+    "tune": ("calibration.tune", "the engine's Triton kernels under other tile sizes (needs torch)"),
     "fit": ("calibration.fit", "kernel coefficients from what measure wrote"),
+    "speedups": ("calibration.speedups", "plans against dense: measured, ceiling, predicted"),
     "validate-engine": ("calibration.validate_engine", "the same requests through engine and simulator (needs torch)"),
 }
 Commands = "argparse._SubParsersAction[Parser]"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibration.grid import Burst
+from calibration.items import Burst
 from calibration.setting import Setting
 from sim.cost.deployment import Deployment, Host
 from sim.cost.hardware import GPUS, Gpu, gpu_named

@@ -17,6 +17,7 @@ from calibration.fit_measured import LAYER, Rows, column, of_kind
 from calibration.fit_steps import Engine, fit_steps, walks_of
 from calibration.measure_rows import read_rows
 from calibration.monotone import spread
+from calibration.shares import ceilings_of
 from sim.cost.arrays import Times
 from sim.cost.hardware import Gpu
 from sim.cost.measured import FORMAT, Measured
@@ -127,7 +128,7 @@ def fit(rows: Sequence[Mapping[str, Any]], *, date: str, seed: int = 0) -> Fitte
     devices = {str(row.get("device")) for row in rows}
     if len(devices) != 1:
         raise InputError(f"rows of {len(devices)} devices ({', '.join(sorted(devices))}): fit one at a time")
-    ceilings = _ceilings(rows)
+    ceilings = {name: float(f"{best:.5g}") for name, best in ceilings_of(rows).items()}
     gpu = gpu_of(devices.pop(), ceilings["copy_bytes_per_s"], ceilings["flops_per_s"])
     ops: dict[str, Any] = {"all_reduce": {}}
     for kind in KINDS:
@@ -192,17 +193,6 @@ def _head(rows: Sequence[Mapping[str, Any]], gpu: Gpu, date: str) -> dict[str, A
             "weights, keys and values were read from memory, activations from the cache where they fit",
         ],
     }
-
-
-def _ceilings(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Bytes per second of the fastest copy, operations per second of the fastest product."""
-    best = {"copy": 0.0, "product": 0.0}
-    for row in of_kind(rows, "copy", "product"):
-        amount = row["bytes_moved"] if row["op"] == "copy" else row["flops"]
-        best[str(row["op"])] = max(best[str(row["op"])], float(amount) / float(row["p50_ns"]) * 1e9)
-    if not all(best.values()):
-        raise InputError("no rows of copy and product, the device's ceilings: measure them too")
-    return {"copy_bytes_per_s": float(f"{best['copy']:.5g}"), "flops_per_s": float(f"{best['product']:.5g}")}
 
 
 def _checks(rows: Sequence[Mapping[str, Any]], times: Measured) -> dict[str, dict[str, float]]:

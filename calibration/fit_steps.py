@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from calibration.engine_runs import simulation_of, together
-from calibration.grid import Burst
+from calibration.items import Burst
 from calibration.monotone import Floats, spread
 from calibration.setting import Setting, shape_of
 from sim.cost.deployment import Host

@@ -6,10 +6,8 @@ of the grid and the other plans. Whoever stops early has everything coarsely rat
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
+from calibration.items import Burst, Item, item
 from calibration.matrices import matrices
 from sim.errors import PlanError
 from sim.plans.model import ModelShape
@@ -30,70 +28,6 @@ class Limits:
     ffn_rows: tuple[int, ...] = (1, 2, 192, 256, 512, 1024, 2048)  # of the FFN that looks at a mask
     copy_bytes: int = 4 << 30
     product_side: int = 8192
-
-
-@dataclass(frozen=True)
-class Item:
-    """One measurement: what, and its sizes by name."""
-
-    op: str
-    sizes: tuple[tuple[str, int | str], ...]
-
-    def __getitem__(self, name: str) -> Any:
-        return dict(self.sizes)[name]
-
-    def get(self, name: str, otherwise: int | str) -> int | str:
-        """A size that not every item of its kind has."""
-        return dict(self.sizes).get(name, otherwise)
-
-    @property
-    def key(self) -> str:
-        """What tells it from every other: "gemm k=4096 m=1 n=6144"."""
-        return " ".join([self.op, *(f"{name}={value}" for name, value in sorted(self.sizes))])
-
-
-def item(op: str, **sizes: int | str) -> Item:
-    """An item of these sizes."""
-    return Item(op, tuple(sizes.items()))
-
-
-@dataclass(frozen=True)
-class Burst:
-    """Requests that arrive together: so many, in so many slots, all of one prompt length.
-
-    Outputs have `output` tokens each, or between half and one and a half times as many where they are `mixed`: then
-    requests of every age share a step, as they do in a server.
-    """
-
-    requests: int
-    slots: int
-    prompt: int
-    output: int
-    mixed: bool = False
-    policy: str = "chunked"
-
-    def item(self, plan: str) -> Item:
-        """The burst under a plan."""
-        return item("step", plan=plan, **{name: int(v) if name != "policy" else v for name, v in vars(self).items()})
-
-    @classmethod
-    def of(cls, one: Item) -> "Burst":
-        """The burst that an item describes."""
-        numbers = {name: int(one[name]) for name in ("requests", "slots", "prompt", "output")}
-        return cls(**numbers, mixed=bool(int(one["mixed"])), policy=str(one["policy"]))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of its longest request."""
-        return self.prompt + max(self.outputs)
-
-    @property
-    def outputs(self) -> list[int]:
-        """Output tokens of each request."""
-        if not self.mixed:
-            return [self.output] * self.requests
-        low, high = max(1, self.output // 2), max(1, self.output * 3 // 2)
-        return [int(n) for n in np.random.default_rng(self.requests).integers(low, high + 1, self.requests)]
 
 
 def items_of(

@@ -3,14 +3,15 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 
-from calibration.grid import Burst, Item, Limits, items_of, plans_of
+from calibration.grid import Limits, items_of, plans_of
+from calibration.items import BURSTS, Burst, Item
 from calibration.measure_buffers import PAGE, Buffers
 from calibration.measure_launch import launched, replayed
 from calibration.measure_ops import KERNELS
@@ -30,13 +31,6 @@ PACKAGES = ("torch", "triton", "numpy", "transformers")
 CLOCKS_S = 10.0  # seconds between looks at the clocks
 HOPELESS = 5  # failures in a row after which a device is taken for lost
 SMALL = Limits(64, 8, 256, 1e8, (1, 2, 8), 1 << 24, 256)  # for a CPU
-BURSTS = {
-    "cuda": (
-        Burst(1, 128, 512, 48), Burst(32, 128, 512, 32), Burst(8, 128, 512, 32), Burst(128, 128, 512, 32),
-        Burst(4, 128, 8192, 16), Burst(64, 32, 512, 64, mixed=True),
-    ),
-    "cpu": (Burst(1, 8, 32, 24), Burst(8, 8, 32, 24), Burst(4, 8, 48, 24), Burst(16, 4, 40, 16, mixed=True)),
-}  # fmt: skip
 KINDS = (*KERNELS, "launch", "replay", "step")
 
 
@@ -52,12 +46,15 @@ class Request:
     only: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
     repeats: int = 3
+    bursts: str = "steps"
 
     def __post_init__(self) -> None:
         if not self.budget_s > 0:
             raise InputError(f"--budget-s {self.budget_s}: must be positive")
         if self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        if self.bursts not in BURSTS:
+            raise UnknownName("set of bursts", self.bursts, BURSTS)
         for name in self.only:
             if name not in KINDS:
                 raise UnknownName("kind of measurement", name, KINDS)
@@ -83,13 +80,14 @@ def add_arguments(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument("--only", nargs="*", default=(), metavar="KIND", help=", ".join(KINDS))
     command.add_argument("--plans", nargs="*", default=(), metavar="SPEC", help="default: every paper's settings")
     command.add_argument("--repeats", type=int, default=3, metavar="N", help="of each burst of requests (3)")
+    command.add_argument("--bursts", default="steps", metavar="SET", help=f"of requests: {', '.join(BURSTS)} (steps)")
     command.set_defaults(run=_measure)
 
 
 def _measure(args: argparse.Namespace) -> int:
-    request = Request(
-        args.model, args.out, args.device, args.budget_s, args.resume, tuple(args.only), tuple(args.plans), args.repeats
-    )
+    names = [one.name for one in fields(Request)]
+    given: dict[str, Any] = {name: getattr(args, name) for name in names}
+    request = Request(**given | {name: tuple(given[name]) for name in ("only", "plans")})
 
     def tell(text: str) -> None:
         sys.stderr.write(f"{text}\n")
@@ -157,10 +155,9 @@ class Session:
         if not cuda:
             torch.set_num_threads(1)  # the engine's own work is one thread, and a second one waits for it
         limits = Limits(context=min(Limits.context, shape.max_context)) if cuda else SMALL
-        bursts = [b for b in BURSTS[device.type] if b.longest <= limits.context]
-        longest = max(b.longest for b in bursts)
+        bursts = [b for b in BURSTS[request.bursts][device.type] if b.longest <= limits.context]
         model: str | ModelShape = str(folder) if config.folder else shape
-        steps = Steps(model, device.type, budget=limits.rows, longest=longest, repeats=request.repeats)
+        steps = Steps(model, device.type, budget=limits.rows, bursts=bursts, repeats=request.repeats)
         cache = torch.cuda.get_device_properties(device).L2_cache_size if cuda else 0
         dtype = dtype_named("auto", device)
         buffers = Buffers(config, device=device, dtype=dtype, cache_bytes=cache)

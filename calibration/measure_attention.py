@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from calibration.grid import Item, item
+from calibration.items import Item, item
 from calibration.measure_buffers import PAGE, Buffers, Work
 from calibration.timing import Op
 from engine.kernels.attn_decode import attn_decode

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from calibration.grid import Item
+from calibration.items import Item
 from calibration.timing import Clock, Spread, between, spread_of
 from engine.kernels.act import relu
 

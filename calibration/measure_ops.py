@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from calibration.grid import Item
+from calibration.items import Item
 from calibration.measure_attention import decode, keys, mixed, prefill
 from calibration.measure_buffers import Buffers, Work
 from calibration.timing import Op

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibration.grid import Burst, Item
-from calibration.setting import Setting
+from calibration.items import Burst, Item
+from calibration.setting import Setting, blocks_for
 from calibration.timing import Clock, spread_of
 from calibration.watch import Watch, watched
 from engine.llm import LLM
@@ -35,7 +35,7 @@ class Steps:
     model: str | ModelShape  # folder, or a shape for random weights
     device: str
     budget: int  # most tokens of a step
-    longest: int  # tokens of the longest request of any burst
+    bursts: Sequence[Burst]  # all that will come: an engine has room for each of them
     repeats: int = 3
     _made_for: Setting | None = None
     _llm: LLM | None = field(default=None, repr=False)
@@ -60,7 +60,9 @@ class Steps:
         return [*found, {"op": "burst", **sizes, **latency, **whole, **summary}]
 
     def _setting(self, item: Item) -> Setting:
-        return Setting(str(item["plan"]), str(item["policy"]), int(item["slots"]), self.budget, self.longest)
+        slots, longest = int(item["slots"]), max(burst.longest for burst in self.bursts)
+        blocks = max(blocks_for(burst.tokens, slots) for burst in self.bursts)
+        return Setting(str(item["plan"]), str(item["policy"]), slots, self.budget, longest, blocks)
 
     def _engine(self, setting: Setting) -> LLM:
         if self._llm is None or setting != self._made_for:

@@ -1,6 +1,6 @@
 """How an engine ran: what decides which tokens go into which step, for its twin in the simulator to repeat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ class Setting:
     slots: int
     budget: int  # most tokens of a step
     max_context: int
+    kv_blocks: int  # of all the plan's caches, at least
     block_tokens: int = BLOCK
     gate_skip: Sequence[float] | None = None
 
@@ -46,17 +47,18 @@ class Setting:
             block_tokens=self.block_tokens,
         )
 
-    @property
-    def kv_blocks(self) -> int:
-        """Blocks that hold the longest request in every slot: nobody is preempted."""
-        return self.slots * (-(-self.max_context // self.block_tokens) + 1)
-
     def plan_for(self, shape: ModelShape) -> SkipPlan:
         """The plan, its gate with the rates that were measured on the model itself."""
         plan = strategy_named(self.plan, shape)
         if plan.gate is None or self.gate_skip is None:
             return plan
         return replace(plan, gate=replace(plan.gate, skip=np.array(self.gate_skip), source="measured"))
+
+
+def blocks_for(tokens: Iterable[int], slots: int) -> int:
+    """Blocks that hold the longest requests, as many as there are slots: nobody is preempted."""
+    longest = sorted(tokens, reverse=True)[:slots]
+    return sum(-(-n // BLOCK) + 1 for n in longest)
 
 
 def shape_of(row: Mapping[str, Any]) -> ModelShape:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calibration.grid import plans_of
 from calibration.live import UNIFORM, Traffic, record
-from calibration.setting import Setting
+from calibration.setting import Setting, blocks_for
 from engine.loading import device_named
 from sim.errors import InputError
 from sim.plans.catalogue import model_named
@@ -127,7 +127,9 @@ def _recorded(args: argparse.Namespace) -> dict[str, Any]:
     traffic = Traffic(args.requests, args.lengths, args.arrivals, tuple(args.shares), args.repeats)
     context = min(args.max_context, shape.max_context)
     plans = args.plans or plans_of(shape)
-    settings = [Setting(plan, "chunked", args.slots, args.budget, context) for plan in plans]
+    prompts, outputs = traffic.tokens(context)
+    blocks = blocks_for((prompts + outputs).tolist(), args.slots)
+    settings = [Setting(plan, "chunked", args.slots, args.budget, context, blocks) for plan in plans]
     return record(model, settings, traffic, device=device, tell=lambda text: print_to_stderr(text))
 
 

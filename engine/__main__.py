@@ -19,6 +19,8 @@ from engine.recorder import Recorder, write_trace
 from engine.sampler import SamplingParams
 from engine.tiny import FAMILIES, make_tiny
 from sim.errors import ElideError, InputError
+from sim.plans.catalogue import MODELS
+from sim.plans.model import ModelShape
 from sim.serving.config import SchedulerConfig
 from sim.serving.trace import Run
 
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder with config.json and *.safetensors")
+    parser.add_argument("--model", required=True, help="folder with config.json and *.safetensors; bench: or a name")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help=f"auto, {', '.join(DTYPES)}")
     parser.add_argument("--max-num-seqs", type=int, default=64)
@@ -81,6 +83,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agreement", type=float, default=0.0, help="share of tokens to compare with a dense run")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--trace-out", type=Path, metavar="FILE.json", help="a run for ui.perfetto.dev (Chrome trace)")
+
+
+def _model(name: str) -> Path | ModelShape:
+    """A folder; where there is none, a shape of the catalogue, with random weights."""
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() or name not in MODELS else MODELS[name]
 
 
 def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
@@ -147,7 +155,7 @@ def _stream(llm: LLM, prompts: Sequence[str], params: SamplingParams) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     bench = Bench(
-        folder=Path(options.model),
+        model=_model(options.model),
         strategies=tuple(options.strategy or STRATEGIES),
         prompts=options.prompts,
         prompt_tokens=options.prompt_tokens,

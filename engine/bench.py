@@ -18,6 +18,7 @@ from engine.recorder import Recorder
 from engine.roofline import shares
 from engine.sampler import SamplingParams
 from sim.errors import InputError, PlanError
+from sim.plans.model import ModelShape
 from sim.serving.config import SchedulerConfig
 from sim.serving.trace import Run
 
@@ -35,7 +36,7 @@ SHARES = (
 class Bench:
     """What is run: `prompts` random prompts of equal length at once, each continued greedily by `max_tokens`."""
 
-    folder: Path
+    model: Path | ModelShape  # a checkpoint's folder, or a shape for random weights
     strategies: tuple[str, ...]
     prompts: int
     prompt_tokens: int
@@ -52,6 +53,11 @@ class Bench:
         for name in ("prompts", "prompt_tokens", "max_tokens", "repeats"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape."""
+        return self.model if isinstance(self.model, ModelShape) else read_config(self.model).shape
 
 
 def rows_of(bench: Bench, *, note: Callable[[str], None], traced: list[Run] | None = None) -> list[Row]:
@@ -85,7 +91,7 @@ def _prompts(bench: Bench, vocab: int, seed: int) -> list[list[int]]:
 
 def _engine_row(bench: Bench, strategy: str, traced: list[Run] | None) -> Row:
     llm = LLM(
-        bench.folder,
+        bench.model,
         plan=strategy,
         device=bench.device,
         dtype=bench.dtype,
@@ -131,11 +137,10 @@ def _engine_row(bench: Bench, strategy: str, traced: list[Run] | None) -> Row:
 def _peer_rows(bench: Bench) -> list[Row]:
     """The same prompts through transformers; its time per token is end to end."""
     device = device_named(bench.device)
-    vocab = read_config(bench.folder).shape.vocab
     rows: list[Row] = []
-    peers = peers_of(bench.folder, device=device, dtype=dtype_named(bench.dtype, device))
+    peers = peers_of(bench.model, device=device, dtype=dtype_named(bench.dtype, device))
     for system, run in peers.items():
-        rates = [run(_prompts(bench, vocab, 1 + r), bench.max_tokens) for r in range(-1, bench.repeats)][1:]
+        rates = [run(_prompts(bench, bench.shape.vocab, 1 + r), bench.max_tokens) for r in range(-1, bench.repeats)][1:]
         walls = [bench.prompts * bench.max_tokens / rate for rate in rates]
         rows.append({"system": system, **_speed(bench, walls), "ttft_ms": None, "tpot_ms": None})
     return rows
@@ -143,8 +148,8 @@ def _peer_rows(bench: Bench) -> list[Row]:
 
 def roofline_of(bench: Bench) -> list[dict[str, float | str]]:
     """Each kernel's share of the roofline at this batch and context. Raises InputError without a GPU."""
-    shape, context = read_config(bench.folder).shape, bench.prompt_tokens + bench.max_tokens
-    return shares(shape, rows=bench.prompts, context=context, device=device_named(bench.device))
+    context = bench.prompt_tokens + bench.max_tokens
+    return shares(bench.shape, rows=bench.prompts, context=context, device=device_named(bench.device))
 
 
 def _speed(bench: Bench, walls: Sequence[float]) -> Row:

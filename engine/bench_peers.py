@@ -6,15 +6,19 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+
+from sim.plans.model import ModelShape
 
 Prompts = Sequence[Sequence[int]]
 PAGE = 256  # transformers' own
 
 
-def peers_of(folder: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[Prompts, int], float]]:
+def peers_of(
+    source: Path | ModelShape, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, Callable[[Prompts, int], float]]:
     """By system: a function of prompts of equal length and tokens to generate, to output tokens per second."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = _random(source, device) if isinstance(source, ModelShape) else _read(source)
     model = model.to(device, dtype).eval()
 
     def static(prompts: Prompts, tokens: int) -> float:
@@ -41,6 +45,30 @@ def peers_of(folder: Path, *, device: torch.device, dtype: torch.dtype) -> dict[
         return _rate(started, sum(len(each.generated_tokens) for each in out.values()), device)
 
     return {"transformers generate": static, "transformers generate_batch": continuous}
+
+
+def _read(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _random(shape: ModelShape, device: torch.device) -> Any:
+    """A model of that shape with random weights, made where it will run."""
+    fields: dict[str, Any] = {
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": shape.max_context,
+        "tie_word_embeddings": shape.tied_embeddings,
+    }
+    if shape.family == "opt":
+        fields |= {"ffn_dim": shape.ffn, "word_embed_proj_dim": shape.hidden}
+    else:
+        fields |= {"intermediate_size": shape.ffn, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    if shape.family == "mistral":
+        fields |= {"sliding_window": None}
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.family, **fields))  # type: ignore[no-untyped-call]
 
 
 def _rate(started: float, tokens: int, device: torch.device) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calibration.engine_runs import simulation_of, together
-from calibration.grid import Burst, Limits, items_of
+from calibration.grid import Limits, items_of
+from calibration.items import Burst
 from calibration.setting import Setting, model_facts
 from sim.cost.arrays import Dtype, Times, columns
 from sim.cost.attention_times import PrefillTimes
@@ -109,7 +110,8 @@ def _rows(item: Any) -> Iterator[dict[str, Any]]:
 def _steps(item: Any, one: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A burst, as the simulator runs it under the true times and the true host."""
     burst = Burst.of(item)
-    ran = {"budget": LIMITS.rows, "block_tokens": 16, "max_context": 1024, "pipelined": 1, "graphs": 1}
+    ran = {"budget": LIMITS.rows, "block_tokens": 16, "max_context": 1024, "kv_blocks": 5000}
+    ran |= {"pipelined": 1, "graphs": 1}
     setting = Setting.of(one | ran)
     result = simulation_of(setting, SHAPE, gpu_named("h200"), together(burst), Truth(), HOST).run(stepwise=True)
     for i, step in enumerate(result.iterations.iter_rows(named=True)):

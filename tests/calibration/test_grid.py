@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.grid import TIERS, Burst, Item, Limits, axis, item, items_of, kernels, plans_of
+from calibration.grid import TIERS, Limits, axis, items_of, kernels, plans_of
+from calibration.items import Burst, Item, item
 from calibration.matrices import Asked, matrices
 from calibration.measure_buffers import Buffers
 from calibration.measure_ops import KERNELS

@@ -24,7 +24,7 @@ from sim.workload.workload import Workload
 from tests.calibration.measured_rows import PLANS, SHAPE, rows_of
 
 TRAFFIC = Traffic(requests=12, lengths="uniform", arrivals="poisson", shares=(0.5, 1.0), repeats=2)
-SETTING = Setting("dense", "chunked", slots=4, budget=64, max_context=64)
+SETTING = Setting("dense", "chunked", slots=4, budget=64, max_context=64, kv_blocks=40)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def recorded(files, *, slower: float = 1.0):
     """A record whose engine is the simulator itself, or one that takes so many times as long for everything."""
     runs = []
     for plan in PLANS:
-        setting = Setting(plan, "chunked", 16, 512, 1024)
+        setting = Setting(plan, "chunked", 16, 512, 1024, 2000)
         arrival = np.arange(12) * 3_000_000
         work = Workload(arrival, np.full(12, 300), np.full(12, 16))
         state = simulated(files, setting, work).state
@@ -83,7 +83,7 @@ def test_machines_are_not_mixed(files):
 
 def test_figures_are_the_metrics_of_the_simulator(files):
     work = Workload(np.arange(9) * 2_000_000, np.full(9, 200), np.arange(1, 10))
-    result = simulated(files, Setting("dense", "chunked", 4, 512, 1024), work)
+    result = simulated(files, Setting("dense", "chunked", 4, 512, 1024, 2000), work)
     state = result.state
     mine = figures(work.arrival_ns, state.first_token_ns, state.last_token_ns, work.output_tokens)
     theirs = figures_of(result)
@@ -104,7 +104,7 @@ def test_requests_are_served_in_time(tiny):
 
 def test_a_record_is_complete(tiny):
     gated = "ffn_skip:run_length=1,threshold=0.5,cold_layers=1"
-    settings = [Setting(plan, "chunked", 4, 64, 64) for plan in ("dense", gated)]
+    settings = [Setting(plan, "chunked", 4, 64, 64, 40) for plan in ("dense", gated)]
     done = json.loads(json.dumps(record(str(tiny), settings, TRAFFIC, device="cpu")))
     assert len(done["runs"]) == 4
     for run in done["runs"]:
