@@ -25,6 +25,7 @@ WORDS = {
     "kv": "KV", "slo": "SLO", "ffn": "FFN", "flops": "FLOPs", "tflops": "TFLOPS", "kwh": "kWh", "dollars": "$",
 }  # fmt: skip
 UNITS = ("ms", "s", "ns", "bytes")
+QUALIFYING = ("_low", "_high", "how")  # what columns end in that stand under the one before: its interval, its origin
 SHARE = re.compile(r"(.*_)?(saved|share|skip)|nominal|realised")  # columns of shares, shown as percentages
 
 
@@ -39,6 +40,7 @@ class Section:
     note: str = ""
     body: str = ""  # HTML, for what a script of the page fills
     missing: str = "—"  # what a cell without a value says
+    unseen: Sequence[str] = ()  # columns of the table that only its file has
 
 
 def page(
@@ -151,7 +153,7 @@ def _figure(number: int, figure: go.Figure) -> str:
 def _table(number: int, section: Section) -> str:
     frame = section.table
     assert frame is not None
-    shown = _shown(frame)
+    shown = _shown(frame.drop(section.unseen))
     head = "".join(_head(name, numeric=frame[name].dtype.is_numeric()) for name, *_ in shown)
     rows = ""
     for row in frame.iter_rows(named=True):
@@ -168,15 +170,13 @@ def _table(number: int, section: Section) -> str:
 
 
 def _shown(frame: pl.DataFrame) -> list[tuple[str, ...]]:
-    """The columns as they are shown: one that is followed by its ends, `…_low` and `…_high`, together with them."""
+    """The columns as they are shown: one with those behind it that qualify it, by their names' ends."""
     shown: list[tuple[str, ...]] = []
-    names = frame.columns
-    while names:
-        name, *rest = names
-        stem = rest[0].removesuffix("_low") if rest else ""
-        several = rest[:2] == [f"{stem}_low", f"{stem}_high"] and not name.endswith(("_low", "_high"))
-        shown.append((name, *rest[:2]) if several else (name,))
-        names = names[len(shown[-1]) :]
+    for name in frame.columns:
+        if shown and name.endswith(QUALIFYING):
+            shown[-1] += (name,)
+        else:
+            shown.append((name,))
     return shown
 
 
@@ -186,15 +186,18 @@ def _head(column: str, *, numeric: bool) -> str:
 
 
 def _cell(names: Sequence[str], row: Mapping[str, object], missing: str, *, numeric: bool) -> str:
-    column, *ends = names
+    column, *others = names
     value = row[column]
     exact = "" if value is None else _text(str(value))
     if column == "strategy" and isinstance(value, str):
         return f'<td data-value="{exact}">{_strategy(value)}</td>'
     kind = ' class="number"' if numeric else ""
     text = _text(cell_of(column, value, missing))
-    if ends and value is not None:
-        text += f"<small>{' – '.join(_text(cell_of(column, row[end])) for end in ends)}</small>"
+    if value is not None:
+        ends = [_text(cell_of(column, row[name])) for name in others if name.endswith(("_low", "_high"))]
+        words = [_text(str(row[name])) for name in others if name.endswith("how") and row[name]]
+        lines = [" – ".join(ends) if set(ends) != {"—"} else "", *words]
+        text += "".join(f"<small>{line}</small>" for line in lines if line)
     return f'<td{kind} data-value="{exact}">{text}</td>'
 
 

@@ -9,6 +9,7 @@ from sim.cost.hardware import gpu_named
 from sim.run.metrics import Slo
 from sim.study.floor import recommendation
 from sim.study.html import Section, page
+from sim.study.numerals import percent
 from sim.study.pictures import (
     capacity_bars,
     cost_quality,
@@ -66,7 +67,8 @@ def report(frames: Mapping[str, pl.DataFrame], provenance: Mapping[str, object])
         *_known(frames["quality"]),
         _operations(frames["operations"], question["gpu"], deployment["weights"]),
     ]
-    summary = summary_of(rows, question)
+    kernels: Any = provenance["kernel_times"]
+    summary = summary_of(rows, question) + "\n\n" + trust_of(rows, kernels["label"])
     return page(title_of(question), summary, sections, provenance, frames=frames, scripts=[SCRIPT])
 
 
@@ -88,6 +90,19 @@ def summary_of(rows: pl.DataFrame, question: Mapping[str, Any]) -> str:
     failed = [f"{label(r['strategy'])}: {r['note']}" for r in unable.iter_rows(named=True)]
     advice = recommendation(rows, question.get("quality_floor"))
     return asked + "\n\n" + "; ".join(counts + failed) + "." + (f"\n\nRecommended {advice}." if advice else "")
+
+
+def trust_of(rows: pl.DataFrame, kernels: str) -> str:
+    """How far the answer can be trusted, in a paragraph: what is priced outside the measured domain, whose quality."""
+    shares = rows["extrapolated_share"].drop_nulls()
+    low, high = (percent(float(end)) for end in (shares.min(), shares.max()))  # type: ignore[arg-type]
+    known = rows.filter(pl.col("strategy") != "dense")["quality"].drop_nulls().len()
+    skipping = rows.filter(pl.col("strategy") != "dense").height
+    return (
+        f"Simulated, with kernel times {kernels}; {low if low == high else f'{low} to {high}'} of the time is priced"
+        f" outside the measured domain. Quality is known of {known} of {skipping} strategies that skip. All assumptions"
+        " stand at the end."
+    )
 
 
 def _answer(rows: pl.DataFrame) -> Section:
@@ -174,6 +189,7 @@ def _known(known: pl.DataFrame) -> list[Section]:
             "Shares of the dense model's score. Rows of kind quality are the strategy's own; all others are of other"
             " settings, models or benchmarks, and small models only rank strategies.",
             table=known,
+            unseen=("plan_digest", "measured_strategy", "source"),
         )
     ]
 

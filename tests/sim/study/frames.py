@@ -42,6 +42,7 @@ def capacities() -> pl.DataFrame:
             "gpus": [-(-100 // int(q)) for q in QPS],
             "dollars_per_million_output_tokens": [5 / q for q in QPS],
             "quality": QUALITY,
+            "quality_how": [q and "published" for q in QUALITY],
         }
     )
 

@@ -94,11 +94,13 @@ def test_a_table_shows_every_cell_and_offers_the_data_exactly() -> None:
     frame = frames.capacities()
     made = page("t", "s", [Section("How many?", "x", table=frame, missing="not measured")], {})
     rows = Outline(made).rows
-    assert rows[0] == [heading_of(c) for c in frame.columns if not c.endswith(("_low", "_high"))]
+    assert rows[0] == [heading_of(c) for c in frame.columns if not c.endswith(("_low", "_high", "_how"))]
     assert len(rows) == 1 + len(frame)
     for row, values in zip(rows[1:], frame.iter_rows(named=True)):
         assert row[0].startswith(pictures.label(values["strategy"]))
-        ends = " – ".join(pictures.human(values[f"max_qps_{end}"]) for end in ("low", "high"))
+        assert ("published" in row[-1]) == (values["quality_how"] is not None)
+        known = [values[f"max_qps_{end}"] for end in ("low", "high") if values[f"max_qps_{end}"]]
+        ends = " – ".join(map(pictures.human, known))
         assert row[1] == pictures.human(values["max_qps_per_gpu"]) + ends
         assert (row[-1] == "not measured") == (values["quality"] is None)
     csv = base64.b64decode(re.search(r"base64,([^\"]*)", made).group(1))  # type: ignore[union-attr]
