@@ -46,6 +46,12 @@ def look_ahead(tables: Tables, scratch: Scratch, most: int) -> int:
     return steps
 
 
+def look_back(tables: Tables, scratch: Scratch, steps: int) -> None:
+    """Forget the last so many steps of those that were priced ahead."""
+    for g in range(tables.layers.size):
+        scratch.groups[g, SOLO_CONTEXT] -= steps * scratch.groups[g, SOLO]
+
+
 def steps_in_cell(tables: Tables, scratch: Scratch, g: int) -> int:
     """Steps until the group's mean context leaves its interval of the grid."""
     group, axis = scratch.groups[g], tables.decode_context

@@ -4,7 +4,7 @@ Such an iteration differs from the one before by one token of context per row. I
 whole run of them is one line of the log.
 """
 
-from sim.cost.ahead import look_ahead
+from sim.cost.ahead import look_ahead, look_back
 from sim.cost.counters import count_grown
 from sim.cost.tables import (
     AHEAD,
@@ -17,8 +17,6 @@ from sim.cost.tables import (
     LAUNCH,
     OUTSIDE_KV_NS,
     PARTS,
-    SOLO,
-    SOLO_CONTEXT,
 )
 from sim.run.replica import (
     BEFORE,
@@ -41,9 +39,9 @@ from sim.run.replica import (
     T_USED,
     TRACED,
     Replica,
-    deliver,
     log_step,
     seen_ns,
+    sent_ns,
     used_units,
 )
 from sim.run.steady import N_READING, NEVER, RING, ROWS, STEP, TRIED, Flow, pass_steps
@@ -56,30 +54,40 @@ def glide(replica: Replica, flow: Flow, until_ns: int) -> bool:
     """Complete the pending iteration and those after it, up to `until_ns`, until somebody is due or may have come.
 
     Whether the one that is pending now was booked already, because somebody is due at its end. None is if memory is
-    short.
+    short. What changes with every iteration has a local name: most iterations of most simulations pass here.
     """
-    clock, scalars, scratch = replica.clock, flow.scalars, replica.scratch
     until_ns, most = bounds(replica, flow, until_ns)
-    steps, priced, known, place, due = 0, 0, 0, 0, False
-    while steps < most and clock[STEP_END] <= until_ns and clock[STEP_END] - clock[STEP_START] < NARROW:
-        note(replica, scalars[ROWS], steps)
-        due = flow.days[(scalars[STEP] + steps) % RING] != NOBODY
-        steps += 1
-        if due:
+    if most == 0:
+        return False
+    log_step(replica, flow.scalars[ROWS])
+    clock, counts, scratch, parts = replica.clock, replica.state.counts, replica.scratch, replica.scratch.parts_ns
+    start, end, before, after = clock[STEP_START], clock[STEP_END], clock[BEFORE], clock[DELIVERED]
+    kv, launch, held = parts[KV_READ], parts[LAUNCH], used_units(replica) + counts[FREE]
+    rest, phase = end - start - kv - launch - parts[HOST], flow.scalars[STEP] % replica.knobs.block_tokens
+    steps, known, place, kvs, launches, used, due, short = 0, 0, 0, 0, 0, 0, False, False
+    while steps < most and end <= until_ns and end - start < NARROW:
+        before, after, used = after, sent_ns(replica, after, end, flow.scalars[ROWS]), held - counts[FREE]
+        if replica.trace.shape[0] > 0:
+            trace(replica, steps, end - start, after - before, kv, launch, used)
+        due = flow.days[(flow.scalars[STEP] + steps) % RING] != NOBODY
+        start, steps, kvs, launches = end, steps + 1, kvs + kv, launches + launch
+        phase = phase + 1 if phase + 1 < replica.knobs.block_tokens else 0
+        short = not due and flow.phase_units[phase] > counts[FREE]
+        if due or short:
             break
-        clock[NOW], clock[STEP_END] = clock[STEP_END], NOBODY
-        if not take_blocks(replica, flow, steps):
-            break
+        counts[FREE] -= flow.phase_units[phase]
         if place == known:
-            known, place = look_ahead(replica.tables, scratch, AHEAD if priced > 0 else FEW), 0
-        begin_priced(replica, place)
-        place, priced = place + 1, priced + 1
-    if steps > 0:
-        close(replica, steps)
-        for g in range(replica.tables.layers.size):  # prices ahead that nobody used
-            scratch.groups[g, SOLO_CONTEXT] -= (known - place) * scratch.groups[g, SOLO]
-        count_grown(replica.tables, scratch, priced)
-        pass_steps(flow, steps - due)
+            known, place = look_ahead(replica.tables, scratch, FEW if steps == 1 else AHEAD), 0
+        kv, launch = scratch.ahead_ns[AHEAD_KV, place], scratch.ahead_ns[AHEAD_LAUNCH, place]
+        scratch.totals[OUTSIDE_KV_NS] += scratch.ahead_ns[AHEAD_OUTSIDE, place]
+        end, place = end + scratch.ahead_ns[AHEAD_NS, place], place + 1
+    close(replica, steps, start - clock[STEP_START], after - clock[DELIVERED], kvs, launches, used)
+    clock[NOW], clock[STEP_START], clock[STEP_END] = start, start, NOBODY if short else end
+    clock[BEFORE], clock[DELIVERED] = before, after
+    parts[KV_READ], parts[LAUNCH], parts[HOST] = kv, launch, end - start - rest - kv - launch
+    look_back(replica.tables, scratch, known - place)
+    count_grown(replica.tables, scratch, steps - (due or short))
+    pass_steps(flow, steps - due)
     return due
 
 
@@ -96,64 +104,38 @@ def bounds(replica: Replica, flow: Flow, until_ns: int) -> tuple[int, int]:
         return until_ns, 0  # a single iteration is no run
     if clock[NEXT] < replica.asked.arrival_ns.size:
         until_ns = min(until_ns, seen_ns(replica, clock[NEXT]) - 1)
-    wide = replica.knobs.total_units >= NARROW or scalars[ROWS] * replica.tables.stream_token_ns >= NARROW
-    if wide or clock[LOGGED] + 1 >= replica.log.shape[0]:
+    if clock[STEP_END] > until_ns or clock[LOGGED] + 1 >= replica.log.shape[0]:
+        return until_ns, 0
+    wide_ns = max(clock[STEP_END] - clock[STEP_START], scalars[ROWS] * replica.tables.stream_token_ns)
+    if max(wide_ns, replica.knobs.total_units) >= NARROW:
         return until_ns, 0
     return until_ns, replica.trace.shape[0] - clock[TRACED] if replica.trace.shape[0] > 0 else NEVER
 
 
-def take_blocks(replica: Replica, flow: Flow, steps: int) -> bool:
-    """Whether there are free blocks for another iteration after so many; they are taken."""
-    counts = replica.state.counts
-    units = flow.phase_units[(flow.scalars[STEP] + steps) % replica.knobs.block_tokens]
-    if units > counts[FREE]:
-        return False
-    counts[FREE] -= units
-    return True
+def trace(replica: Replica, steps: int, ns: int, gap_ns: int, kv_ns: int, launch_ns: int, used: int) -> None:
+    """Write down what tells an iteration, after so many, from others of its line."""
+    row = replica.trace[replica.clock[TRACED] + steps]
+    row[T_NS] = ns
+    row[T_GAP] = gap_ns
+    row[T_KV] = kv_ns
+    row[T_LAUNCH] = launch_ns
+    row[T_USED] = used
 
 
-def begin_priced(replica: Replica, place: int) -> None:
-    """Let an iteration that was priced ahead be the pending one."""
-    clock, parts, ahead = replica.clock, replica.scratch.parts_ns, replica.scratch.ahead_ns
-    kv, launch, ns = ahead[AHEAD_KV, place], ahead[AHEAD_LAUNCH, place], ahead[AHEAD_NS, place]
-    replica.scratch.totals[OUTSIDE_KV_NS] += ahead[AHEAD_OUTSIDE, place]
-    parts[HOST] += ns - (clock[NOW] - clock[STEP_START]) - (kv - parts[KV_READ]) - (launch - parts[LAUNCH])
-    parts[KV_READ], parts[LAUNCH] = kv, launch
-    clock[STEP_START] = clock[NOW]
-    clock[STEP_END] = clock[NOW] + ns
-
-
-def note(replica: Replica, rows: int, steps: int) -> None:
-    """Book the pending iteration after so many of the same line."""
-    clock, parts = replica.clock, replica.scratch.parts_ns
-    deliver(replica, rows)
-    ns, gap, used = clock[STEP_END] - clock[STEP_START], clock[DELIVERED] - clock[BEFORE], used_units(replica)
-    if steps == 0:
-        log_step(replica, rows)
-    else:
-        line = replica.log[clock[LOGGED] - 1]
-        line[L_NS] += ns
-        line[L_GAP] += gap
-        line[L_USED] = used
-        line[L_PARTS + KV_READ] += parts[KV_READ]
-        line[L_PARTS + LAUNCH] += parts[LAUNCH]
-        line[L_PARTS + HOST] += parts[HOST]
-    if replica.trace.shape[0] > 0:
-        row = replica.trace[clock[TRACED]]
-        row[T_NS] = ns
-        row[T_GAP] = gap
-        row[T_KV] = parts[KV_READ]
-        row[T_LAUNCH] = parts[LAUNCH]
-        row[T_USED] = used
-        clock[TRACED] += 1
-
-
-def close(replica: Replica, steps: int) -> None:
-    """Note how many iterations the line holds; parts that are the same in all of them count so many times."""
-    if steps == 1 and replica.trace.shape[0] > 0:
-        replica.clock[TRACED] -= 1  # its line says it all
+def close(replica: Replica, steps: int, ns: int, gap_ns: int, kv_ns: int, launch_ns: int, used: int) -> None:
+    """Complete the line: so many iterations of `ns` in all, alike in all parts but attention, launches and host."""
+    if steps > 1 and replica.trace.shape[0] > 0:  # of a single one the line says it all
+        replica.clock[TRACED] += steps
     line = replica.log[replica.clock[LOGGED] - 1]
     line[L_STEPS] = steps
+    line[L_NS] = ns
+    line[L_GAP] = gap_ns
+    line[L_USED] = used
     for part in range(PARTS):
-        if part != KV_READ and part != LAUNCH and part != HOST:
-            line[L_PARTS + part] *= steps
+        line[L_PARTS + part] *= steps
+    line[L_PARTS + KV_READ] = kv_ns
+    line[L_PARTS + LAUNCH] = launch_ns
+    line[L_PARTS + HOST] = ns
+    for part in range(PARTS):
+        if part != HOST:
+            line[L_PARTS + HOST] -= line[L_PARTS + part]

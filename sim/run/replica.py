@@ -180,7 +180,12 @@ def deliver(replica: Replica, steady: int) -> None:
             if samples(replica.asked, replica.state, row):
                 tokens += replica.emitted[row]
     clock[BEFORE] = clock[DELIVERED]
-    clock[DELIVERED] = max(clock[DELIVERED], clock[STEP_END]) + tokens * replica.tables.stream_token_ns
+    clock[DELIVERED] = sent_ns(replica, clock[DELIVERED], clock[STEP_END], tokens)
+
+
+def sent_ns(replica: Replica, before_ns: int, end_ns: int, tokens: int) -> int:
+    """When the frontend has sent the tokens of an iteration that ended at `end_ns`, those before at `before_ns`."""
+    return max(before_ns, end_ns) + tokens * replica.tables.stream_token_ns
 
 
 def note_gaps(replica: Replica) -> int:

@@ -57,8 +57,7 @@ class Flow(NamedTuple):
     """The requests that just decode, as sums and a calendar; and the few that still read their prompt."""
 
     scalars: Ints  # [SCALARS]
-    member: Ints  # [n] 1: decodes here
-    since: Ints  # [n] iteration in which it joined
+    since: Ints  # [n] iteration in which it joined; NOBODY: not here
     next: Ints  # [n] the next request of the same day
     days: Ints  # [RING] first request of each day of the calendar
     due: Ints  # [2 * max_num_seqs] the day at hand
@@ -87,13 +86,13 @@ def flow_for(tables: Tables, live_units: Ints, requests: int, max_num_seqs: int,
     change = np.full(size, NEVER, dtype=np.int64)
     for i in range(size - 2, -1, -1):
         change[i] = change[i + 1] if (kinds[:, i] == kinds[:, i + 1]).all() else i + 1
+    since, following = np.full((2, requests), NOBODY, dtype=np.int64)
     days = np.full(RING, NOBODY, dtype=np.int64)
     u = tables.decode.shape[0]
     return Flow(
         column(SCALARS),
-        column(requests),
-        column(requests),
-        column(requests),
+        since,
+        following,
         days,
         column(2 * max_num_seqs),
         column(max_num_seqs),
@@ -136,9 +135,9 @@ def leave(replica: Replica, flow: Flow) -> None:
     state = replica.state
     for i in range(state.counts[N_SLOTS]):
         request = state.running[i]
-        if state.status[request] == RUNNING and flow.member[request]:
+        if state.status[request] == RUNNING and flow.since[request] != NOBODY:
             catch_up(replica, flow, request)
-            flow.member[request] = 0
+            flow.since[request] = NOBODY
     drop_finished(state)
     flow.scalars[:] = 0
     flow.sums[:] = 0
@@ -165,7 +164,6 @@ def catch_up(replica: Replica, flow: Flow, request: int) -> None:
 def join(replica: Replica, flow: Flow, request: int) -> None:
     """Add a decoding request to the sums, and the next thing that happens to it to the calendar."""
     state, step = replica.state, flow.scalars[STEP]
-    flow.member[request] = 1
     flow.since[request] = step
     flow.scalars[YOUNGEST] = max(flow.scalars[YOUNGEST], state.admitted[request])
     add(replica, flow, request, 1, 0)
@@ -320,7 +318,7 @@ def settle(replica: Replica, flow: Flow, request: int) -> None:
     since = flow.scalars[STEP] - flow.since[request]
     catch_up(replica, flow, request)
     add(replica, flow, request, -1, since)
-    flow.member[request] = 0
+    flow.since[request] = NOBODY
     if state.generated[request] < replica.asked.output_tokens[request]:
         fed = state.computed[request] - replica.asked.prompt_tokens[request]
         shrink(state, request, units_now(fed, replica.live_units))

@@ -96,10 +96,10 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
     """An idle replica with empty memory, for these requests."""
     n, m = asked.prompt_tokens.size, asked.hash_ids.size
     entries = int(asked.hash_ids.max()) + 1 if m else 0
+    # of one piece, so that few pages are partly used; what is never written to takes no memory
+    blank, filled = iter(np.zeros((10, n), dtype=np.int64)), iter(np.full((3, n), NOBODY, dtype=np.int64))
 
     def column(size: int, value: int = 0) -> Ints:
-        if value == 0:
-            return np.zeros(size, dtype=np.int64)  # takes no memory before it is written to
         return np.full(size, value, dtype=np.int64)
 
     counts = column(N_COUNTS)
@@ -107,22 +107,22 @@ def state_of(asked: Asked, *, max_num_seqs: int, total_units: int, full_units: i
     counts[LRU_FIRST] = counts[LRU_LAST] = NOBODY
     return State(
         status=np.full(n, FUTURE, dtype=np.int8),
-        computed=column(n),
-        generated=column(n),
-        blocks=column(n),
+        computed=next(blank),
+        generated=next(blank),
+        blocks=next(blank),
         units=column(n, full_units),
-        hashed=column(n),
-        shared=column(n),
+        hashed=next(blank),
+        shared=next(blank),
         held=np.zeros(m, dtype=np.uint8),
-        cached=column(n),
-        preempted=column(n),
-        scheduled_ns=column(n, NOBODY),
-        first_token_ns=column(n, NOBODY),
-        last_token_ns=column(n, NOBODY),
-        queue=column(n),
-        front=column(n),
+        cached=next(blank),
+        preempted=next(blank),
+        scheduled_ns=next(filled),
+        first_token_ns=next(filled),
+        last_token_ns=next(filled),
+        queue=next(blank),
+        front=next(blank),
         running=column(2 * max_num_seqs),
-        admitted=column(n),
+        admitted=next(blank),
         refs=column(entries),
         resident=np.zeros(entries, dtype=np.uint8),
         lru_next=column(entries, NOBODY),

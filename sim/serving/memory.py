@@ -70,6 +70,9 @@ def release(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
     """Give back all that a request holds; its prefix entries stay resident until somebody needs the room."""
     state.counts[FREE] += state.blocks[request] * state.units[request]
     state.blocks[request] = 0
+    state.units[request] = knobs.full_units
+    if knobs.hash_tokens == 0:
+        return
     first = asked.hash_offsets[request]
     for i in range(first + state.hashed[request] - 1, first - 1, -1):  # deepest first: it is evicted first
         if state.held[i]:
@@ -80,7 +83,6 @@ def release(asked: Asked, state: State, knobs: Knobs, request: int) -> None:
                 lru_append(state, entry)
     state.hashed[request] = 0
     state.shared[request] = 0
-    state.units[request] = knobs.full_units
 
 
 def shrink(state: State, request: int, units: int) -> None:

@@ -232,10 +232,11 @@ def begin(asked: Asked, state: State, knobs: Knobs, request: int, hits: int) -> 
         state.counts[N_FRONT] -= 1
     else:
         state.counts[HEAD] += 1
-    take_hits(asked, state, request, hits)
-    if state.preempted[request] == 0:
-        state.cached[request] = hits * knobs.hash_tokens
-    state.computed[request] = max(hits * knobs.hash_tokens, state.computed[request])
+    if knobs.hash_tokens > 0:
+        take_hits(asked, state, request, hits)
+        if state.preempted[request] == 0:
+            state.cached[request] = hits * knobs.hash_tokens
+        state.computed[request] = max(hits * knobs.hash_tokens, state.computed[request])
     state.status[request] = RUNNING
     state.running[state.counts[N_SLOTS]] = request
     state.counts[N_SLOTS] += 1
