@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import InputError
+from sim.run.bootstrap import resampled
 
 Floats = NDArray[np.float64]
 QUANTILES = (50, 90, 99)
@@ -75,10 +76,9 @@ def _bootstrap(values: Floats, seed: int, *, batches: int = 30, draws: int = 200
     """Figures of resampled batches, [draws, 4]; None for too few values to cut into batches of two."""
     if values.size < 2 * batches:
         return None
-    rng = np.random.default_rng(seed)
-    parts = np.array_split(values, batches)
-    picks = rng.integers(0, batches, size=(draws, batches))
-    return np.stack([_figures(np.concatenate([parts[i] for i in pick])) for pick in picks])
+    picks = np.random.default_rng(seed).integers(0, batches, size=(draws, batches))
+    times = np.stack([np.bincount(pick, minlength=batches) for pick in picks])
+    return resampled(values, QUANTILES, times)
 
 
 def weighted_spread(values: Floats, weights: NDArray[np.int64]) -> dict[str, float]:

@@ -66,7 +66,7 @@ class Result:
         frame = pl.DataFrame(
             {
                 "request": np.arange(done.size),
-                "status": pl.Series([STATUS[i] for i in s.status], dtype=pl.Categorical),
+                "status": pl.Series(STATUS, dtype=pl.Categorical).gather(s.status),
                 "arrival_ns": a.arrival_ns,
                 "scheduled_ns": s.scheduled_ns,
                 "first_token_ns": s.first_token_ns,
@@ -96,7 +96,7 @@ class Result:
         columns = {
             "start_ns": log[:, L_START],
             "duration_ns": log[:, L_NS],
-            "kind": pl.Series([KINDS[k] for k in kind], dtype=pl.Categorical),
+            "kind": pl.Series(KINDS, dtype=pl.Categorical).gather(kind),
             "prompt_tokens": log[:, L_PROMPT],
             "decode_rows": log[:, L_DECODE],
             "running": log[:, L_RUNNING],

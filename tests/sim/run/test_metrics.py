@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import InputError
+from sim.run.bootstrap import resampled
 from sim.run.metrics import Slo, spread, tpot_ns, weighted_spread
 from sim.run.simulate import Simulation
 from tests.sim.run.cases import replay, simulations
@@ -111,6 +112,17 @@ def test_weighted_figures_are_those_of_the_values_written_out(pairs: list[tuple[
     assert found["mean"] == pytest.approx(written.mean())
     for q in QUANTILES:
         assert found[f"p{q}"] == np.percentile(written, q, method="inverted_cdf")
+
+
+@given(st.lists(st.integers(0, 40), min_size=6, max_size=1500), st.integers(2, 6), st.integers(0, 99))
+def test_figures_of_a_draw_are_those_of_its_values_written_out(values: list[int], batches: int, seed: int) -> None:
+    sample = np.array(values) / 7
+    picks = np.random.default_rng(seed).integers(0, batches, (3, batches))
+    times = np.stack([np.bincount(pick, minlength=batches) for pick in picks])
+    parts = np.array_split(sample, batches)
+    for pick, found in zip(picks, resampled(sample, QUANTILES, times)):
+        written = np.concatenate([parts[i] for i in pick])
+        assert found == pytest.approx([*np.percentile(written, QUANTILES), written.mean()], rel=1e-12)
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=3, max_size=3), st.integers(1, 100))
