@@ -26,6 +26,7 @@ ELSEWHERE = {
     "measure": ("calibration.measure", "time every kind of kernel of the engine on this machine (needs torch)"),
     "shares": ("calibration.shares", "measured kernels against the device's ceilings"),
     "tune": ("calibration.tune", "the engine's Triton kernels under other tile sizes (needs torch)"),
+    "fit-kernels": ("calibration.fit_kernels", "refit kernel coefficients to public tables"),
     "fit": ("calibration.fit", "kernel coefficients from what measure wrote"),
     "speedups": ("calibration.speedups", "plans against dense: measured, ceiling, predicted"),
     "validate-engine": ("calibration.validate_engine", "the same requests through engine and simulator (needs torch)"),
@@ -58,7 +59,7 @@ def parser(wanted: str = "") -> Parser:
         prog="python -m calibration", description="Believe the numbers: measure, fit, validate.", epilog=EXAMPLE
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_validate, _add_import, _add_skip, _add_fit_engines, _add_fit_kernels):
+    for add in (_add_validate, _add_import, _add_skip, _add_fit_engines):
         add(commands)
     for name, (module, text) in ELSEWHERE.items():
         if name == wanted:
@@ -216,18 +217,6 @@ def _fit_engines(args: argparse.Namespace) -> None:
         out.print(line)
 
     write(*fit_engines(read_public(args.data), only=args.only, workers=args.workers, tell=tell))
-
-
-def _add_fit_kernels(commands: Any) -> None:
-    command = commands.add_parser("fit-kernels", help="refit kernel coefficients to public tables", add_help=False)
-    command.add_argument("rest", nargs=argparse.REMAINDER)
-    command.set_defaults(run=_fit_kernels)
-
-
-def _fit_kernels(args: argparse.Namespace) -> int:
-    from calibration.fit_kernels import main as fit
-
-    return fit(args.rest)
 
 
 def _exists(module: str) -> bool:

@@ -22,7 +22,7 @@ import polars as pl
 
 from sim.errors import InputError
 
-DTYPES = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block"}
+DTYPES = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4"}
 GEMM = ("gemm_dtype", "m", "n", "k", "latency")
 ATTENTION = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "latency")
 ALL_REDUCE = ("num_gpus", "message_size", "backend", "latency")
@@ -127,10 +127,10 @@ def _settled(path: Path, tidy: pl.DataFrame, sizes: list[str]) -> pl.DataFrame:
     return tidy.group_by(keys, maintain_order=True).agg(pl.col("ns").median())
 
 
-def where(root: Path, gpu: str, version: str) -> Mapping[str, Path]:
-    """The files of one GPU and engine version below the folder of their tables, by op. Raises InputError."""
-    folder = root / f"{gpu}_sxm" / f"vllm-{version}"
+def where(root: Path, system: str, version: str) -> Mapping[str, Path]:
+    """The files of one system (h200_sxm) and engine version below the folder of their tables. Raises InputError."""
+    folder = root / system / f"vllm-{version}"
     if not folder.is_dir():
-        known = sorted(str(p.relative_to(root)) for p in root.glob("*_sxm/vllm-*"))
+        known = sorted(str(p.relative_to(root)) for p in root.glob("*/vllm-*"))
         raise InputError(f"{folder}: no such folder; known: {', '.join(known) or 'none'}")
     return {op: folder / f"{name}_perf.parquet" for op, name in FILES.items()}

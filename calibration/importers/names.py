@@ -8,10 +8,14 @@ from sim.plans.catalogue import MODELS, catalogue_name
 
 _ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrtllm": "trtllm", "trt": "trtllm"}
 _DTYPES = {"fp16": "bf16", "float16": "bf16", "bfloat16": "bf16", "16-bit": "bf16", "half": "bf16"}
-_DTYPES |= {"bf16": "bf16", "fp8": "fp8", "float8": "fp8", "fp8_e4m3": "fp8", "fp4": "fp4", "nvfp4": "fp4"}
+_DTYPES |= {"bf16": "bf16", "fp8": "fp8", "float8": "fp8", "fp8_e4m3": "fp8", "e4m3": "fp8", "fp8_block": "fp8"}
+_DTYPES |= {"fp4": "fp4", "nvfp4": "fp4", "mxfp4": "fp4", "int8": "int8", "w8a8": "int8"}
+_DTYPES |= dict.fromkeys(("int4", "w4a16", "awq", "gptq", "bitsandbytes"), "int4")
 # What follows the shape in a checkpoint's name: quantisation, and how the table's author marked the variant.
-_VARIANT = re.compile(r"(-fp8(-dynamic)?|-bf16|-swiftkv|\s*\+\s*swiftkv|\s*\(dense\)|-quantized\.\w+|-fp8-kv)", re.I)
-_SIZE_FIRST = re.compile(r"llama-?2-(\d+b)", re.I)
+_QUANTISED = r"-(fp8(-dynamic|-kv|-block)?|bf16|fp16|nvfp4|fp4|awq|gptq|int[48]|w\d+a\d+|quantized\.\w+)(?=[-\s]|$)"
+_VARIANT = re.compile(rf"({_QUANTISED}|-swiftkv|\s*\+\s*swiftkv|\s*\(dense\))", re.I)
+_ALIASES = {"bloom-176b": "bloom"}
+_LLAMA = re.compile(r"^(?:meta-)?llama-?(\d)(?:\.(\d))?-(\d+b)")
 
 
 def gpu_or_none(label: str) -> str | None:
@@ -27,15 +31,20 @@ def model_or_none(label: str) -> str | None:
 
     Llama 3.3 70B has the shape of 3.1 70B, Meta-Llama-3 8B and 70B those of 3.1.
     """
-    short = catalogue_name(_VARIANT.sub("", label))
-    short = _SIZE_FIRST.sub(r"llama-2-\1", short)
-    short = re.sub(r"^llama-3(\.3)?-(8b|70b)", r"llama-3.1-\2", short)
+    plain = _VARIANT.sub("", label.strip().replace("_", "-")).strip()
+    short = catalogue_name(plain.replace(" ", "-"))
+    llama = _LLAMA.match(short)
+    if llama:
+        version, minor, size = llama.groups()
+        minor = "1" if version == "3" and size in ("8b", "70b") else minor
+        short = f"llama-{version}{f'.{minor}' if minor else ''}-{size}" + short[llama.end() :]
+    short = _ALIASES.get(short, short)
     return short if short in MODELS else None
 
 
 def dtype_or_none(label: str) -> str | None:
-    """"bf16" for any 16-bit float, "fp8", "fp4"; None where the label says nothing. A trailing "?" is a guess."""
-    return _DTYPES.get(label.strip().lower().rstrip("?"))
+    """Our dtype: "bf16" for any 16-bit float; None where the label says nothing. A trailing "?" is a guess."""
+    return _DTYPES.get(re.sub(r"\(.*?\)", "", label).strip().lower().rstrip("?"))
 
 
 def engine_of(label: str) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ from typing import Protocol
 from numpy.typing import ArrayLike
 
 from sim.cost.arrays import Dtype, Times
-from sim.cost.borrowed import Borrowed
+from sim.cost.borrowed import Between, Borrowed
 from sim.cost.hardware import GPUS, Gpu, gpu_named
 from sim.cost.measured import Measured, coefficients_path
 from sim.cost.roofline import Roofline
@@ -21,7 +21,8 @@ from sim.errors import InputError, UncalibratedOp, UnknownName
 
 Source = str  # one of SOURCES, or the path of a .json file of coefficients
 SOURCES = ("auto", "measured", "roofline")
-SIBLINGS = {"a100-40": "a100-80"}
+SIBLINGS = {"a100-40": "a100-80", "a100-pcie": "a100-80"}
+BETWEEN = {"gh200": ("h100", "h200")}
 
 
 class KernelTimes(Protocol):
@@ -77,13 +78,15 @@ def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
     roofline = Roofline(found)
     if source == "roofline":
         return roofline
+    if found.name in BETWEEN:
+        return Between.of(found, *(_measured(name) for name in BETWEEN[found.name]))
     sibling = GPUS[SIBLINGS.get(found.name, found.name)]
     path = coefficients_path(sibling.name)
     if path is None:
         if source == "auto":
             return roofline
         raise UncalibratedOp(f"no measured kernel times for {found.name}: use source='roofline' or 'auto'")
-    measured = Measured.read(path, gpu=sibling)
+    measured = _measured(sibling.name)
     return measured if sibling is found else Borrowed(measured, roofline)
 
 
@@ -93,3 +96,9 @@ def _from_file(path: Path, gpu: Gpu) -> Measured:
     if of != gpu.name:
         raise InputError(f"{path}: kernel times of {of}, not of {gpu.name}; give --gpu {of}, or another file")
     return measured
+
+
+def _measured(gpu: str) -> Measured:
+    path = coefficients_path(gpu)
+    assert path is not None
+    return Measured.read(path, gpu=GPUS[gpu])

@@ -6,7 +6,6 @@ from typing import NoReturn
 from sim.errors import InputError
 from sim.run.metrics import Slo
 from sim.study.engines import DEFAULT_ENGINE
-from sim.study.intervals import DRAWS
 
 REQUESTS = 8000  # of a synthetic load: enough for an overload of 1 % to show
 HOST = {
@@ -58,6 +57,8 @@ def add_search(parser: argparse.ArgumentParser, *, requests: int = REQUESTS) -> 
 
 def add_draws(group: argparse._ArgumentGroup) -> None:
     """How often kernels and engine are drawn for the intervals."""
+    from sim.study.intervals import DRAWS  # here: its polars is not on every machine that reads options
+
     what = f"draws of each source of doubt, for the 90 %% intervals ({DRAWS}); 0: of the traffic alone"
     group.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=what)
 
@@ -66,7 +67,7 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     """The model, the GPU, precisions, memory, kernel times and the host."""
     group = parser.add_argument_group("deployment")
     group.add_argument("--model", default="llama-3.1-8b", help="catalogue name or folder with a config.json")
-    group.add_argument("--gpu", default="h200", help="a100-40, a100-80, h100, h200, b200, l40s, l4, rtx-4090")
+    group.add_argument("--gpu", default="h200", help="h200, h100, a100-80, b200, … (sim/cost/gpus.toml)")
     group.add_argument("--tp", type=int, default=1, metavar="N", help="GPUs per replica (tensor parallel)")
     group.add_argument("--weights", default="bf16", help="bf16 or fp8")
     group.add_argument("--kv", default="bf16", help="bf16 or fp8")

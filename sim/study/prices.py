@@ -22,6 +22,12 @@ DOLLARS_PER_GPU_HOUR: Mapping[str, float] = MappingProxyType(
         "l40s": 1.0,
         "l4": 0.6,
         "rtx-4090": 0.4,
+        "a100-pcie": 1.4,
+        "gh200": 2.0,
+        "h100-nvl": 2.3,
+        "h100-pcie": 2.0,
+        "h20": 1.5,
+        "rtx-pro-6000": 1.2,
     }
 )
 MILLION = 1e6

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.cli import main
 from calibration.fit_attention import fit_decode, fit_prefill
 from calibration.fit_gemm import fit_gemm
-from calibration.fit_kernels import fit_kernels, main, to_text
+from calibration.fit_kernels import fit_kernels, to_text
 from calibration.fit_links import fit_all_reduce, fit_elementwise
 from calibration.importers.aiconfigurator import read_all_reduce, read_attention, read_gemm, where
 from calibration.monotone import hinges, never_falling, relative_nnls
@@ -18,7 +19,7 @@ from sim.cost.attention_times import DecodeTimes, PrefillTimes
 from sim.cost.gemm_times import GemmTimes
 from sim.cost.hardware import gpu_named
 from sim.cost.measured import FOLDER, Measured
-from sim.errors import InputError, UnknownName
+from sim.errors import InputError
 from tests.data import shared
 
 SIDES = (512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -146,7 +147,7 @@ def test_the_committed_coefficients_come_from_the_data_beside_us(gpu):
 
 def test_readers_against_the_real_tables():
     root = shared("kernels/aiconfigurator")
-    files = where(root, "h200", "0.24.0")
+    files = where(root, "h200_sxm", "0.24.0")
     gemms = read_gemm(files["gemm"])
     assert set(gemms["dtype"].unique()) == {"bf16", "fp8", "fp8_block"}
     assert 2_000 < gemms["ns"].min() < 3_000
@@ -157,16 +158,16 @@ def test_readers_against_the_real_tables():
 def test_a_table_that_ignores_the_query_heads_is_refused():
     root = shared("kernels/aiconfigurator")
     with pytest.raises(InputError, match=r"0\.40 times as much with four times the query heads"):
-        read_attention(where(root, "h200", "0.19.0")["prefill"])
-    assert read_attention(where(root, "h100", "0.19.0")["prefill"]).height > 10_000
+        read_attention(where(root, "h200_sxm", "0.19.0")["prefill"])
+    assert read_attention(where(root, "h100_sxm", "0.19.0")["prefill"]).height > 10_000
 
 
-def test_the_folder_of_another_version_is_not_there(tmp_path):
+def test_the_folder_of_another_version_is_not_there(tmp_path, capsys):
     (tmp_path / "h200_sxm" / "vllm-0.1").mkdir(parents=True)
     with pytest.raises(InputError, match=r"no such folder; known: h200_sxm/vllm-0.1"):
-        where(tmp_path, "h200", "0.2")
-    with pytest.raises(UnknownName, match="unknown GPU with kernel tables 'b200'"):
-        main(["--gpu", "b200"])
+        where(tmp_path, "h200_sxm", "0.2")
+    assert main(["fit-kernels", "--gpu", "b100"]) == 2
+    assert "unknown GPU with kernel tables 'b100'" in capsys.readouterr().err
 
 
 def good(**changes) -> pl.DataFrame:

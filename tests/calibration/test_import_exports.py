@@ -202,4 +202,4 @@ def test_splitwise_settings_are_medians_of_their_runs() -> None:
         and p.load and p.load.value == 64 and not p.flags
     ]  # fmt: skip
     assert [p.measured["decode_step_p50_ms"] for p in found] == [pytest.approx(statistics.median(times))]
-    assert {p.model for p in points} == {"llama-2-70b", None}
+    assert {p.model for p in points} == {"llama-2-70b", "bloom"}

@@ -34,7 +34,7 @@ def test_every_row_is_a_point_or_an_exclusion() -> None:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 1242
     assert sum(len(p.measured) for p in found.points) + len(found.excluded) == len(rows)
-    assert len({row.line for row in found.excluded}) == len(found.excluded) == 106
+    assert len({row.line for row in found.excluded}) == len(found.excluded) == 68
     for row in found.excluded:
         assert rows[row.line - 2]["source"] == row.source
         assert rows[row.line - 2]["metric"] == row.metric
@@ -42,7 +42,7 @@ def test_every_row_is_a_point_or_an_exclusion() -> None:
 
 def test_points_by_kind_of_load() -> None:
     kinds = Counter(p.load.kind for p in table(shared(CSV)).points if p.load)
-    assert kinds == {"concurrency": 272, "static_batch": 141, "offline": 111, "qps": 45}
+    assert kinds == {"concurrency": 272, "static_batch": 160, "offline": 111, "qps": 45}
 
 
 def test_rows_of_one_setting_are_one_point() -> None:
@@ -163,9 +163,20 @@ def test_names() -> None:
         "llama-3.1-70b",
         "llama-3.1-405b",
     ]
-    assert [model_or_none(m) for m in ("Mixtral/Mistral(see repo)", "bloom-176b", "Qwen3-8B-FP8")] == [None] * 3
+    spelled = ("LLAMA3.1_8B", "Llama 3.3 70B", "bloom-176b", "Qwen3-8B-FP8", "Meta-Llama-3-8B-Instruct-AWQ")
+    assert [model_or_none(m) for m in spelled] == [
+        "llama-3.1-8b",
+        "llama-3.1-70b",
+        "bloom",
+        "qwen3-8b",
+        "llama-3.1-8b",
+    ]
+    unknown = ("Mixtral/Mistral(see repo)", "Qwen3-30B-A3B-BF16", "Llama-4-Scout", "gpt-oss-120b", "Llama-3.1-9B")
+    assert [model_or_none(m) for m in unknown] == [None] * 5
     assert [gpu_or_none(g) for g in ("H100-80GB(GKE)", "H100 (assumed)", "H800")] == ["h100", "h100", None]
-    assert [dtype_or_none(d) for d in ("bf16?", "16-bit", "fp8", "int3")] == ["bf16", "bf16", "fp8", None]
+    assert [dtype_or_none(d) for d in ("bf16?", "16-bit", "fp8_block", "AWQ", "int3")] == [
+        *("bf16", "bf16", "fp8", "int4", None),
+    ]
     assert [engine_of(e) for e in ("vllm-0.11", "tensorrt-llm", "trtllm 1.0.0rc3")] == [
         ("vllm", "0.11"),
         ("trtllm", None),

@@ -9,6 +9,7 @@ from sim.cost.hardware import FIGURES, GPUS, Gpu, gpu_named, read_gpus
 from sim.errors import InputError, UnknownName
 
 WANTED = {"a100-40", "a100-80", "h100", "h200", "b200", "l40s", "l4", "rtx-4090"}
+WANTED |= {"gh200", "h100-nvl", "h100-pcie", "h20", "a100-pcie", "rtx-pro-6000"}
 
 
 def test_every_figure_of_every_gpu_has_a_source():
@@ -32,6 +33,11 @@ def test_every_figure_of_every_gpu_has_a_source():
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("NVIDIA L4", "l4"),
         ("L40S", "l40s"),
+        ("GH200-96GB", "gh200"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("A100-PCIE-80GB", "a100-pcie"),
+        ("RTX PRO 6000", "rtx-pro-6000"),
     ],
 )
 def test_names_as_people_and_drivers_write_them(asked, name):

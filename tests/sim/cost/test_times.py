@@ -14,13 +14,15 @@ from sim.cost.roofline import Roofline
 from sim.cost.times import times_for
 from sim.errors import InputError, UncalibratedOp, UnknownName
 
-FITTED = ("h200", "h100", "a100-80")
+TABLED = ("h200", "h100", "a100-80")  # the tables lie in ../shared/data
+FITTED = (*TABLED, "b200", "l40s", "rtx-pro-6000")
+BORROWED = ("a100-40", "a100-pcie", "gh200")
 
 
 def test_auto_takes_the_fit_where_there_is_one():
     for name in GPUS:
         label = times_for(name).label
-        kind = "measured" if name in FITTED else "borrowed" if name == "a100-40" else "roofline"
+        kind = "measured" if name in FITTED else "borrowed" if name in BORROWED else "roofline"
         assert label.startswith(f"{kind}({name}"), label
         assert times_for(name, source="roofline").label == f"roofline({name})"
 
@@ -39,7 +41,7 @@ def test_coefficients_carry_provenance_domain_and_residuals(name):
         assert facts[key], key
     for fit, one in facts["fits"].items():
         assert one["domain"], fit
-        assert 0 <= one["residuals"]["in_sample"]["median"] <= one["residuals"]["in_sample"]["p90"] < 0.5, fit
+        assert 0 <= one["residuals"]["in_sample"]["median"] <= one["residuals"]["in_sample"]["p90"] < 0.6, fit
     json.dumps(dict(facts))
 
 
@@ -49,15 +51,18 @@ def test_coefficient_files_stay_small(path):
 
 
 def test_held_out_errors_are_what_we_say_they_are():
-    """GEMMs of shapes never seen: median within 4 % (fp8: 5 %), p90 within 11 %; decode attention within 4 %."""
+    """GEMMs of shapes never seen: median within 4 % (fp8: 5 %), p90 within 11 %; decode attention within 4 %.
+
+    On B200, L40S and RTX PRO 6000 within 6 %, p90 within 18 %.
+    """
     for name in FITTED:
         for fit, one in times_for(name).provenance["fits"].items():
+            bound, tail = (0.05 if fit.endswith("fp8") else 0.04, 0.11) if name in TABLED else (0.06, 0.18)
             if fit.startswith("gemm"):
-                bound = 0.05 if fit.endswith("fp8") else 0.04
                 assert one["residuals"]["held_out_aligned"]["median"] <= bound, (name, fit)
-                assert one["residuals"]["held_out_aligned"]["p90"] <= 0.11, (name, fit)
+                assert one["residuals"]["held_out_aligned"]["p90"] <= tail, (name, fit)
             if fit.startswith("decode"):
-                assert one["residuals"]["held_out"]["median"] <= 0.04, (name, fit)
+                assert one["residuals"]["held_out"]["median"] <= (0.04 if name in TABLED else 0.065), (name, fit)
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -124,6 +129,17 @@ def test_borrowed_times_stay_above_their_sibling_and_their_memory():
     assert (ns >= sibling.gemm(m, 4096, 4096, "bf16")[0]).all()
     assert (ns >= roof.gemm(m, 4096, 4096, "bf16")[0]).all()
     assert not inside.any()
+
+
+def test_a_gpu_between_two_siblings_is_priced_between_them():
+    ours, slower, faster = times_for("gh200"), times_for("h100"), times_for("h200")
+    m = np.array([0, 1, 64, 4096])
+    (ns, inside), (low, _), (high, _) = (one.gemm(m, 4096, 4096, "bf16") for one in (ours, slower, faster))
+    assert (np.minimum(low, high) <= ns).all()
+    assert (ns <= np.maximum(low, high)).all()
+    assert list(inside) == [True, False, False, False]
+    rate = ours.gemm([1], 16384, 16384, "bf16")[0] / slower.gemm([1], 16384, 16384, "bf16")[0]
+    assert rate == pytest.approx(3.35 / 4.0, rel=0.05), "one row streams the matrix"
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])

@@ -66,7 +66,8 @@ def test_publishers_names_resolve(alias: str, name: str) -> None:
 def test_the_catalogue_agrees_with_itself(name: str) -> None:
     model = MODELS[name]
     assert model.name == name == catalogue_name(model.source)
-    assert model.d_q == model.hidden, "true of all of these models; a slip in heads or head_dim breaks it"
+    if name != "qwen3-32b":
+        assert model.d_q == model.hidden, "true of all others; a slip in heads or head_dim breaks it"
     assert model.gated_ffn == (model.family != "opt")
 
 
