@@ -115,7 +115,7 @@ def test_less_known_of_the_engine_is_more_width(h200, scatter, sd, source):
 def test_kernels_that_nobody_measured_are_known_less(h200):
     known = service(h200)
     work = known.load.at(2.0)
-    unknown = service(replace(h200, gpu=gpu_named("b200")))
+    unknown = service(replace(h200, gpu=gpu_named("h20")))
     roofline = replace(known, source="roofline")
     usual, *others = (intervals(one, work, draws=6)["tpot_p50_ms"] for one in (known, unknown, roofline))
     for wide in others:
