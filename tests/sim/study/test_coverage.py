@@ -1,4 +1,4 @@
-"""Planted servers: drawn from what is not known of kernels, engine and servers, under traffic of their own.
+"""INV-40. Planted servers: drawn from what is not known of kernels, engine and servers, under traffic of their own.
 
 Nine in ten intervals should hold what such a server shows; the tests ask for a share that chance allows.
 """

@@ -1,4 +1,4 @@
-"""The engine that serves: its profile fills in what is not stated, and what is stated wins and is known."""
+"""INV-42. The engine that serves: its profile fills in what is not stated; what is stated wins and is known."""
 
 import json
 from dataclasses import replace
