@@ -1,4 +1,4 @@
-"""INV-40 and INV-41. Intervals: each source moves what it should, more doubt is more width, chance is what chance does."""
+"""INV-40, INV-41. Intervals: each source moves what it should, more doubt is more width, chance is what it does."""
 
 import math
 from dataclasses import replace
