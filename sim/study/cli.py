@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from sim.errors import ElideError
-from sim.study.commands import capacity, plan, report, simulate, study
+from sim.study.commands import capacity, fleet, plan, report, simulate, study
 from sim.study.options import Parser
 
 EXAMPLE = """\
@@ -28,7 +28,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"elide {version('elide')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (study, simulate, capacity, plan, report):
+    for module in (study, simulate, capacity, fleet, plan, report):
         module.add(commands)
     return top
 

@@ -130,7 +130,7 @@ def test_check_ends_with_1_where_a_figure_differs(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["differ"] == 1
 
 
-@pytest.mark.parametrize("name", ["study", "simulate", "capacity", "plan", "report"])
+@pytest.mark.parametrize("name", ["study", "simulate", "capacity", "fleet", "plan", "report"])
 def test_every_command_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
