@@ -193,7 +193,7 @@ class Session:
         if one.op == "launch":
             return [sizes | vars(launched(one, self.device))]
         if one.op == "replay":
-            on_device, on_host = replayed(one)
+            on_device, on_host = replayed(one, self.device)
             return [sizes | vars(on_device) | {"host_ns": on_host.p50_ns}]
         work = KERNELS[one.op](self.buffers, one)
         spread = timer_for(self.device)(work.op)

@@ -25,10 +25,9 @@ def launched(item: Item, device: torch.device) -> Spread:
     return spread_of(samples[1:], "host")
 
 
-def replayed(item: Item) -> tuple[Spread, Spread]:
+def replayed(item: Item, device: torch.device) -> tuple[Spread, Spread]:
     """Device nanoseconds of a chain of graphs of small kernels, and the host's to launch it."""
-    cuda = torch.device("cuda")
-    launch, clock = _small("engine", cuda), Clock(cuda)
+    launch, clock = _small("engine", device), Clock(device)
     graphs = [_captured(launch, item["kernels"]) for _ in range(item["graphs"])]
 
     def chain() -> None:
@@ -36,14 +35,14 @@ def replayed(item: Item) -> tuple[Spread, Spread]:
             graph.replay()
 
     chain()
-    device = [between(chain) for _ in range(SAMPLES)]
+    spans = [between(chain) for _ in range(SAMPLES)]
     host = []
     for _ in range(SAMPLES):
         torch.cuda.synchronize()
         started = clock()
         chain()
         host.append(float(clock() - started))
-    return spread_of(device, "graph"), spread_of(host, "host")
+    return spread_of(spans, "graph"), spread_of(host, "host")
 
 
 def _small(kernel: str, device: torch.device) -> Callable[[], object]:

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from calibration import provenance
 from calibration.measure_rows import read_rows
 from calibration.provenance import clocks_as_found
@@ -54,10 +52,11 @@ def test_no_clocks_without_the_tool(monkeypatch):
     assert clocks_as_found() == {}
 
 
-@pytest.mark.parametrize("module", ["calibration.cli", "calibration.quality.command"])
-def test_imports_without_what_a_gpu_machine_lacks(module):
+def test_imports_without_what_a_gpu_machine_lacks():
     """No polars, SimPy, plotly, SciPy or numba there: measuring must not ask for them."""
-    subprocess.run([sys.executable, "-c", f"{WITHOUT}\nimport {module}"], check=True)
+    modules = [f"calibration.{name}" for name in ("cli", "campaign", "measure", "shares", "tune", "validate_engine")]
+    modules += ["calibration.quality.command", "engine.bench", "tests.gpu_soak"]
+    subprocess.run([sys.executable, "-c", f"{WITHOUT}\nimport {', '.join(modules)}"], check=True)
 
 
 def test_measuring_needs_no_more_than_torch(tmp_path):

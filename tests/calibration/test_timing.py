@@ -5,9 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from calibration.items import item
 from calibration.measure_buffers import CACHES, PAGE, Buffers
-from calibration.timing import BrokenKernel, Op, on_cpu, spread_of
+from calibration.measure_launch import replayed
+from calibration.timing import BrokenKernel, Op, on_cpu, on_gpu, spread_of
 from engine.config import config_of
+from tests.calibration.fake_cuda import NS_PER_LAUNCH, FakeCuda
 from tests.calibration.test_grid import TINY
 
 
@@ -47,3 +50,43 @@ def test_weights_and_pages_are_more_than_a_cache_holds(cache_bytes):
     pages = tables.flatten()
     assert pages.unique().numel() == pages.numel(), "no page is shared"
     assert pages.max() < len(k)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return FakeCuda(monkeypatch)
+
+
+def test_on_a_gpu_a_launch_takes_its_share_of_a_replay(cuda):
+    out, seen = torch.empty(4), []
+
+    def kernel(i):
+        seen.append(i)
+        cuda.launch(lambda: out.fill_(i + 1.0))
+
+    spread = on_gpu(Op(kernel, 3, [out]))
+    assert spread.p20_ns == spread.p50_ns == spread.p80_ns == NS_PER_LAUNCH
+    assert (spread.method, spread.samples) == ("graph", 15)
+    captured = seen[3:]  # after the warm-up
+    assert captured == [i % 3 for i in range(len(captured))]
+    assert len(captured) * NS_PER_LAUNCH >= 2.5e6, "short kernels are replayed in numbers"
+    assert cuda.heads == 16, "the host has a head start in every sample"
+
+
+def test_on_a_gpu_a_hole_is_found_too(cuda):
+    out = torch.empty(4)
+    with pytest.raises(BrokenKernel):
+        on_gpu(Op(lambda _: cuda.launch(lambda: out[1:].fill_(0.0)), 1, [out]))
+
+
+def test_more_buffers_are_replayed_than_a_cache_holds(cuda):
+    seen = []
+    on_gpu(Op(lambda i: (seen.append(i), [cuda.launch(lambda: None) for _ in range(800)]), 7))
+    assert set(seen[3:]) == set(range(7)), "long kernels, too, take all sets in turn"
+
+
+def test_graphs_are_replayed_in_a_chain(cuda, monkeypatch):
+    monkeypatch.setattr("calibration.measure_launch.relu", lambda x: cuda.launch(lambda: x))
+    device, host = replayed(item("replay", kernels=8, graphs=4), torch.device("cpu"))
+    assert device.p50_ns == 32 * NS_PER_LAUNCH
+    assert host.p50_ns > 0
