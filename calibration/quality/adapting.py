@@ -105,12 +105,12 @@ def task_source(folder: Path, *, seed: int) -> Source:
     tasks = tasks_of(vocabulary)
 
     def batches(step: int) -> list[Texts]:
-        items = training_step(tasks, size.mix, seed=seed + 1, step=step)
+        items = training_step(tasks, size.adapt_mix, seed=seed + 1, step=step)
         return packed(items, tokens=size.batch_tokens, widths=size.widths)
 
     kept = held_out(tasks, "calibrate", count=32, seed=seed)
     held = packed(kept, tokens=size.batch_tokens, widths=size.widths)
-    return Source(batches, held, f"the tasks' training split, {sum(size.mix.values())} rows per step")
+    return Source(batches, held, f"the tasks' training split, {sum(size.adapt_mix.values())} rows per step")
 
 
 def text_source(folder: Path, file: Path, *, seed: int, rows: int = 8, max_tokens: int = 512) -> Source:

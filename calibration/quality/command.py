@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from calibration.provenance import provenance
 from calibration.quality.adapting import DISTIL, TUNE, adapt_to, scaled, task_source, text_source
+from calibration.quality.budget import budget_of
 from calibration.quality.lm_eval import import_harness
 from calibration.quality.profile import profile_of, write_profile
 from calibration.quality.run import DATA, Run, examine_all
@@ -75,6 +76,7 @@ def _train(parts: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--size", default="cpu", help=", ".join(SIZES))
     parser.add_argument("--family", default="llama", help="llama or opt")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--check", action="store_true", help="say what the run will take, and train nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, metavar="N", help="default: the size's")
     parser.add_argument("--lr-scale", type=float, default=1.0, metavar="X", help="times the size's learning rates")
@@ -85,6 +87,12 @@ def train_model(args: argparse.Namespace) -> None:
     """Train, with a bar."""
     if args.family not in ("llama", "opt"):
         raise UnknownName("family", args.family, ("llama", "opt"))
+    if args.check:
+        found = budget_of(size_named(args.size), args.family, steps=args.steps, seed=args.seed)
+        show_table(
+            console(), f"training {args.size}, {args.family}", ("what", ""), [(k, str(v)) for k, v in found.items()]
+        )
+        return
     run = Training(
         size_named(args.size),
         args.family,
@@ -106,6 +114,7 @@ def _run(parts: "argparse._SubParsersAction[Parser]") -> None:
     parser = _part(parts, "run", "examine a model under plans, raw and adapted", run_plans)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--plans", nargs="*", default=(), metavar="SPEC", help="default: the whole suite")
+    parser.add_argument("--only", nargs="*", default=(), metavar="FAMILY", help="of the suite, such as ffn_skip")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: calibration/data/quality/MODEL.json")
     parser.add_argument("--adapted", type=Path, metavar="DIR", help="where adapted models are kept")
     parser.add_argument("--raw", action="store_true", help="adapt nothing")
@@ -127,6 +136,7 @@ def run_plans(args: argparse.Namespace) -> None:
         count=args.items,
         seed=args.seed,
         plans=tuple(args.plans),
+        families=tuple(args.only),
         adapt=not args.raw,
         distil=scaled(DISTIL, steps=args.distil_steps, lr=None),
         tune=scaled(TUNE, steps=args.tune_steps, lr=None),

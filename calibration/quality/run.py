@@ -12,7 +12,7 @@ from calibration.quality.answers import ask
 from calibration.quality.examine import Row, Sheet, examine, task_rows
 from calibration.quality.sampling import held_out
 from calibration.quality.similarity import watch
-from calibration.quality.suite import Candidate, named, suite
+from calibration.quality.suite import Candidate, named, of_families, suite
 from calibration.quality.table import BENCHMARK, read_table, summary_of, write_table
 from calibration.quality.tasks import Item, tasks_of
 from calibration.quality.vocabulary import Vocabulary
@@ -38,6 +38,7 @@ class Run:
     count: int = 100  # items per task
     seed: int = 0
     plans: Sequence[str] = ()  # specs; the suite when empty
+    families: Sequence[str] = ()  # of the suite; all when empty
     adapt: bool = True
     distil: Recipe = DISTIL
     tune: Recipe = TUNE
@@ -61,6 +62,8 @@ def examine_all(run: Run, *, progress: Callable[[str], None] = lambda text: None
     else:
         calibrate = held_out(tasks, "calibrate", count=64, seed=run.seed)
         candidates = suite(twin.shape, watch(twin, calibrate))
+        if run.families:
+            candidates = of_families(candidates, run.families)
     _take_up(run, head)
     dense = examine(run.folder, items, _plan(candidates[0]), rows=BATCH, device=run.device)
     for candidate in candidates:

@@ -31,7 +31,13 @@ class Size:
     steps: int
     lr: float = 0.02
     adam_lr: float = 5e-3
+    adapt_share: float = 1.0  # of the mix's rows, in a step of adapting
     note: str = ""
+
+    @property
+    def adapt_mix(self) -> Mapping[str, int]:
+        """Rows of each task per step of adapting."""
+        return {task: max(1, round(self.adapt_share * rows)) for task, rows in self.mix.items()}
 
     def config(self, family: Family, vocabulary: int) -> dict[str, Any]:
         """Fields of the Hugging Face config."""
@@ -78,20 +84,12 @@ H200 = Size(
     ffn=1728,
     context=1024,
     world=LARGE,
-    mix={
-        "facts": 1536,
-        "recall": 480,
-        "copy": 256,
-        "resume": 256,
-        "sum": 1024,
-        "tally": 384,
-        "order": 256,
-        "code": 256,
-    },
-    widths=(64, 128, 256, 512),
-    batch_tokens=65536,
-    steps=400,
+    mix={"facts": 768, "recall": 240, "copy": 128, "resume": 128, "sum": 512, "tally": 192, "order": 128, "code": 128},
+    widths=(24, 64, 128, 256, 512),
+    batch_tokens=32768,
+    steps=450,
     adam_lr=3e-3,
+    adapt_share=0.25,
     note="100M-parameter model on synthetic tasks and code: ranking may transfer, magnitudes do not",
 )
 SIZES = {"cpu": CPU, "h200": H200}

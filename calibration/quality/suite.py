@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from calibration.quality.similarity import Watched, fit_gate
-from sim.errors import PlanError
+from sim.errors import PlanError, UnknownName
 from sim.plans.model import ModelShape
 from sim.plans.plan import FFN, FULL, KV, SkipPlan, plan_of
 from sim.plans.spec import strategy_named
@@ -49,6 +49,15 @@ def suite(shape: ModelShape, seen: Watched) -> list[Candidate]:
         made += group(shape)
     made += _measured(shape, seen)
     return [*made, *_composed(shape, seen)]
+
+
+def of_families(candidates: Sequence[Candidate], families: Sequence[str]) -> list[Candidate]:
+    """Candidates of some families, dense first all the same. Raises UnknownName for a family that there is none of."""
+    known = {c.family for c in candidates}
+    for family in families:
+        if family not in known:
+            raise UnknownName("family", family, known)
+    return [c for c in candidates if c.family in {"dense", *families}]
 
 
 def named(specs: Sequence[str], shape: ModelShape) -> list[Candidate]:

@@ -1,6 +1,8 @@
 """The whole way on a model that knows nothing: train, examine, adapt, profile; and how each refuses bad input."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -18,6 +20,7 @@ from calibration.quality.sizes import CPU
 from calibration.quality.train import Training, train
 from sim.errors import InputError, PlanError
 from sim.study.options import Parser
+from tests.calibration.test_provenance import WITHOUT
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
@@ -94,6 +97,36 @@ def test_commands(model, tmp_path, capsys):
     assert json.loads((tmp_path / "s" / "adapted.json").read_text())["stages"][0]["method"] == "SwiftKV distillation"
 
 
+BARE = """
+from calibration.cli import main
+for words in {commands!r}:
+    assert main(["quality", *words]) == 0, words
+"""
+
+
+def test_a_gpu_machine_needs_nothing_but_torch(model, tmp_path):
+    """Train, run, adapt and profile where polars, SimPy, plotly and numba are missing.
+
+    Nor SciPy: but transformers takes what pip has listed for installed, so that one is only looked for in our modules.
+    """
+    ours = [m for name, m in sys.modules.items() if name.startswith(("calibration.quality", "engine"))]
+    assert not [m for m in ours if "scipy" in vars(m)]
+    made, few = tmp_path / "made", ("--items", "1")
+    commands = [
+        ("train", "--steps", "1", "--out", made),
+        ("train", "--size", "h200", "--check", "--out", made),
+        ("run", "--model", model, "--plans", "swift_kv:keep=1", *few, "--distil-steps", "1",
+         "--out", tmp_path / "t.json", "--adapted", tmp_path / "adapted"),
+        ("profile", "--model", model, *few, "--out", tmp_path / "p.json"),
+    ]  # fmt: skip
+    words = [[str(word) for word in command] for command in commands]
+    without = WITHOUT.replace('"scipy", ', "")
+    done = subprocess.run([sys.executable, "-c", without + BARE.format(commands=words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (made / "training.json").exists()
+    assert len(json.loads((tmp_path / "t.json").read_text())["summaries"]) == 3
+
+
 def test_bad_input_is_named(model, tmp_path):
     with pytest.raises(PlanError, match=r"keep=9 must be"):
         examine_all(run_of(model, tmp_path, plans=("swift_kv:keep=9",)))
@@ -114,6 +147,8 @@ def test_bad_input_is_named(model, tmp_path):
         command("adapt", "--model", model, "--plan", "self_speculative:exit_layer=1", "--out", tmp_path / "x")
     with pytest.raises(InputError, match="unknown size"):
         command("train", "--size", "tpu", "--out", tmp_path / "x")
+    with pytest.raises(InputError, match="unknown family"):
+        command("run", "--model", model, "--only", "swiftkv", "--items", "1", "--out", tmp_path / "x")
     with pytest.raises(InputError, match="unknown family"):
         command("train", "--family", "gpt", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()

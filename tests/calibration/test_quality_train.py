@@ -11,14 +11,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from calibration.quality import train as training
-from calibration.quality.sizes import CPU, size_of
+from calibration.quality.budget import budget_of
+from calibration.quality.sampling import training_step
+from calibration.quality.sizes import CPU, H200, size_of
 from calibration.quality.steps import prepared
+from calibration.quality.suite import _skip_decode
 from calibration.quality.tasks import tasks_of
 from calibration.quality.train import Training, look, train
 from calibration.quality.vocabulary import Vocabulary
 from calibration.quality.world import SMALL, read_world
 from engine.adapt_folder import read_twin
 from sim.errors import InputError
+from sim.plans.catalogue import model_named
 from sim.plans.plan import plan_of
 
 TINY = replace(CPU, layers=2, hidden=32, heads=2, kv_heads=2, ffn=32, mix={"copy": 6, "facts": 4})
@@ -125,6 +129,37 @@ def test_the_folder_is_everybodys(family, tmp_path):
     record = json.loads((folder / "training.json").read_text())
     assert record["provenance"]["torch"] == torch.__version__
     assert record["curve"][-1]["step"] == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_what_a_gpu_will_be_asked_for_fits(family):
+    """No GPU was held to find out: every text fits its row, the run its eight minutes, the model its memory."""
+    found = budget_of(H200, family)
+    assert 100e6 < found["parameters"] < 350e6
+    assert found["parameters"] == pytest.approx(model_params(family), rel=3e-3)  # biases and norms apart
+    assert found["seconds"]["316 TFLOP/s"] < 300
+    assert found["memory_gb"] < 60
+    assert found["padding"] < 0.4
+    assert H200.widths[-1] <= H200.context
+    items = training_step(tasks_of(Vocabulary(H200.world)), H200.adapt_mix, seed=1, step=0)
+    assert max(len(i.prompt) + len(i.answer) for i in items) <= H200.widths[-1]
+    assert {i.task for i in items} == set(H200.mix)
+
+
+def model_params(family: str) -> int:
+    """By hand: a layer's four attention matrices and its FFN, and one embedding."""
+    d, kv, vocabulary = H200.hidden, H200.hidden * H200.kv_heads // H200.heads, len(Vocabulary(H200.world))
+    if family == "opt":
+        layer = 4 * d * d + 2 * d * (H200.ffn * 3 // 2)
+        return H200.layers * layer + d * (vocabulary + H200.context)
+    return H200.layers * (2 * d * d + 2 * d * kv + 3 * d * H200.ffn) + d * vocabulary
+
+
+def test_a_deep_model_is_put_through_what_a_small_one_cannot():
+    """Five times fewer layers need more than eight of them; the GPU's size has them."""
+    shape = replace(model_named("opt-1.3b"), layers=H200.layers)
+    fits = {c.label for c in _skip_decode(shape) if c.plan}
+    assert {f"skip_decode {x}x, 1 warm-up" for x in (2, 3, 4, 5)} <= fits
 
 
 def test_other_processes_prepare_the_same_steps():
