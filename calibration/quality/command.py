@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,8 +16,9 @@ from calibration.quality.lm_eval import import_harness
 from calibration.quality.profile import profile_of, write_profile
 from calibration.quality.run import DATA, Run, examine_all
 from calibration.quality.sampling import held_out
+from calibration.quality.show import absent, markdown
 from calibration.quality.sizes import SIZES, size_named
-from calibration.quality.table import write_csv
+from calibration.quality.table import read_table, write_csv
 from calibration.quality.tasks import tasks_of
 from calibration.quality.train import Training, train
 from calibration.quality.vocabulary import Vocabulary
@@ -50,7 +50,7 @@ def add_arguments(commands: "argparse._SubParsersAction[Parser]") -> None:
 def declare(quality: Parser) -> Parser:
     """The parser with its parts."""
     parts = quality.add_subparsers(dest="part", required=True, metavar="PART")
-    for part in (_train, _run, _adapt, _profile, _import):
+    for part in (_train, _run, _show, _adapt, _profile, _import):
         part(parts)
     return quality
 
@@ -147,19 +147,20 @@ def run_plans(args: argparse.Namespace) -> None:
         table = examine_all(run, progress=lambda text: bar.update(task, description=text))
     if args.csv:
         write_csv(args.csv, table["rows"])
-    rows = [_line(s) for s in table["summaries"]]
-    columns = ("plan", "weights", "exact", "difference", "worst task", "perplexity", "same tokens", "bytes, 64 rows")
-    show_table(console(), f"{name}: {table['source']}", columns, rows)
+    console().print(f"{name}: {table['source']}\n\n{markdown(table)}", soft_wrap=True, markup=False)
 
 
-def _line(s: dict[str, Any]) -> tuple[str, ...]:
-    low, high = (100 * s[f"difference_{end}"] for end in ("low", "high"))
-    saved = s["realised"].get("64 rows", {}).get("weight_bytes_skip_realised")
-    code = "" if s["perplexity"] is None else f"{s['perplexity']:.2f}"
-    worst = f"{s['worst_task']} {100 * s['worst_difference']:+.1f}"
-    difference = f"{100 * s['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
-    label = f"{s['strategy']} {s['setting']}"
-    return label, s["weights"], percent(s["score"]), difference, worst, code, percent(s["agreement"]), percent(saved)
+def _show(parts: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _part(parts, "show", "a table that `run` wrote, in Markdown", show_plans)
+    parser.add_argument("model", metavar="MODEL", help="a committed table's name, or a file")
+
+
+def show_plans(args: argparse.Namespace) -> None:
+    """Print it; nothing is run."""
+    file = Path(args.model)
+    table = read_table(file if file.suffix == ".json" else DATA / f"{file}.json")
+    console().print(markdown(table), soft_wrap=True, markup=False)
+    console().print(absent(table), soft_wrap=True, markup=False)
 
 
 def _adapt(parts: "argparse._SubParsersAction[Parser]") -> None:

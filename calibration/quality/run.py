@@ -81,15 +81,19 @@ def examine_all(run: Run, *, progress: Callable[[str], None] = lambda text: None
     return read_table(run.out)
 
 
+def weights_hash(folder: Path) -> str:
+    """Sixteen hex digits of a model's weights."""
+    return sha256(b"".join(f.read_bytes() for f in sorted(folder.glob("*.safetensors")))).hexdigest()[:16]
+
+
 def _head(run: Run, items: Sequence[Item]) -> dict[str, Any]:
     counts = {name: sum(item.task == name for item in items) for name in dict.fromkeys(item.task for item in items)}
-    weights = sha256(b"".join(f.read_bytes() for f in sorted(run.folder.glob("*.safetensors")))).hexdigest()[:16]
     source = f"{run.note}; test split, greedy, {run.count} items per task, seed {run.seed}"
     return {
         "model": run.folder.resolve().name,
         "benchmark": BENCHMARK,
         "source": source,
-        "weights": weights,
+        "weights": weights_hash(run.folder),
         "items": counts,
         "seed": run.seed,
         "batch_rows": BATCH,
