@@ -91,12 +91,10 @@ class Result:
     def iterations(self) -> pl.DataFrame:
         """One row per iteration: when, what it held, who ran and waited, memory in use, where its time went (ns)."""
         log = self.log
-        prompt, decode = log[:, L_PROMPT] > 0, log[:, L_DECODE] > 0
-        kind = np.where(prompt & decode, 2, np.where(decode, 1, 0))
         columns = {
             "start_ns": log[:, L_START],
             "duration_ns": log[:, L_NS],
-            "kind": pl.Series(KINDS, dtype=pl.Categorical).gather(kind),
+            "kind": _kinds(log),
             "prompt_tokens": log[:, L_PROMPT],
             "decode_rows": log[:, L_DECODE],
             "running": log[:, L_RUNNING],
@@ -130,9 +128,11 @@ class Result:
 
     def attribution(self) -> pl.DataFrame:
         """Seconds by kind of iteration and part of its time, with the number of iterations."""
-        parts = [f"{name}_ns" for name in PART_NAMES]
-        sums = [(pl.col(p).sum() / 1e9).alias(p.removesuffix("_ns") + "_s") for p in parts]
-        return self.iterations.group_by("kind").agg(pl.len().alias("iterations"), *sums).sort("kind")
+        lines = self.logged.lines
+        columns = {"kind": _kinds(lines), "iterations": lines[:, L_STEPS]}
+        columns |= {name: lines[:, L_PARTS + i] for i, name in enumerate(PART_NAMES)}
+        seconds = [(pl.col(name).sum() / 1e9).alias(f"{name}_s") for name in PART_NAMES]
+        return pl.DataFrame(columns).group_by("kind").agg(pl.col("iterations").sum(), *seconds).sort("kind")
 
     def goodput(self, slo: Slo) -> tuple[float, float]:
         """Requests per second that meet the SLO, and their share of all that were asked."""
@@ -190,3 +190,9 @@ class Result:
             "iterations": int(lines[:, L_STEPS].sum()),
             "wall_s": self.wall_s,
         }
+
+
+def _kinds(lines: Ints) -> pl.Series:
+    """What each line of a log held: prompts, decodes, or both."""
+    prompt, decode = lines[:, L_PROMPT] > 0, lines[:, L_DECODE] > 0
+    return pl.Series(KINDS, dtype=pl.Categorical).gather(np.where(prompt & decode, 2, np.where(decode, 1, 0)))

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.run.bootstrap import resampled
 from sim.run.log import regular_gaps
 from sim.run.metrics import MS, QUANTILES, Slo
 from sim.run.result import Result
@@ -20,6 +21,7 @@ LATENCIES = ("ttft", "tpot", "e2e")
 STATISTICS = (*(f"p{q}" for q in QUANTILES), "mean")
 FEWEST = 4  # requests without which nothing is known of the traffic's chance
 LEAST_PARTS, MOST_PARTS = 4, 30
+MOST_GAPS = 200_000  # iterations whose gaps are looked at
 STAYS = 2.0  # mean stays that a part lasts for
 Figures = dict[str, float]
 Floats = NDArray[np.float64]
@@ -32,9 +34,8 @@ def sampling_sd(result: Result, slo: Slo) -> Figures:
     for name in LATENCIES:
         values = served(result, name)
         if values.size >= FEWEST:
-            part = _numbered(values.size, parts)
-            without = [values[part != one] for one in range(part[-1] + 1)]
-            figures = np.array([[*np.percentile(v, QUANTILES), v.mean()] for v in without])
+            all_but_one = 1 - np.eye(min(parts, values.size), dtype=np.int64)
+            figures = resampled(values, QUANTILES, all_but_one)
             found |= {f"{name}_{q}_ms": _log_sd(column) for q, column in zip(STATISTICS, figures.T)}
     found |= {f"itl_{q}_ms": _log_sd(column) for q, column in zip(STATISTICS, _gap_figures(result, parts).T)}
     return found | _rate_sd(result, slo, parts)
@@ -56,6 +57,8 @@ def served(result: Result, metric: str) -> Floats:
 def _gap_figures(result: Result, parts: int) -> Floats:
     """p50, p90, p99 and mean of the gaps between tokens without each part of the iterations, [parts, 4]."""
     gaps_ns, after = regular_gaps(result.logged)
+    every = 1 + gaps_ns.size // MOST_GAPS
+    gaps_ns, after = gaps_ns[::every], after[::every]
     order = np.argsort(gaps_ns, kind="stable")
     gaps, weights = gaps_ns[order] / MS, after[order].astype(np.float64)
     part = _numbered(gaps.size, parts)[order]

@@ -16,7 +16,7 @@ from sim.cost.scaled import Factors, Scaled
 from sim.errors import InputError
 from sim.run.uncertainty import Z90, Interval, variations
 from sim.study.engines import unmeasured
-from sim.study.service import Service
+from sim.study.service import ONE_TOKEN, Service
 
 DRAWS = 8
 DRAWN, SERVER = ("kernels", "parameters"), "server"
@@ -36,7 +36,7 @@ def varied(service: Service, *, draws: int, seed: int = 0) -> dict[str, list[Ser
         return found
     found[SERVER].append(slower(service, scatter_of(service).residual("throughput", service.deployment.gpu.name)))
     fitted = service.engine is not None and bool(service.engine.fitted)
-    simulation = service.simulation(service.load.alone(1))
+    simulation = service.simulation(ONE_TOKEN)
     for one in variations(simulation, scatter_of(service), draws=draws, seed=seed):
         if one.source == "kernels" or (one.source == "parameters" and fitted):
             drawn = one.simulation

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
+import numpy as np
+
 from sim.cost.deployment import Deployment
 from sim.cost.profiles import EngineProfile
 from sim.cost.tables import Tables
@@ -13,6 +15,9 @@ from sim.run.simulate import Oversized, Progress, Simulation
 from sim.serving.config import SchedulerConfig
 from sim.study.loads import Load
 from sim.workload.workload import Workload
+
+_ONE = np.ones(1, dtype=np.int64)
+ONE_TOKEN = Workload(0 * _ONE, _ONE, _ONE, name="one token")  # where requests do not matter
 
 
 @cache
@@ -50,7 +55,7 @@ class Service:
 
     @cached_property
     def _tables(self) -> Tables:
-        return self.simulation(self.load.alone(1)).price_list()
+        return self.simulation(ONE_TOKEN).price_list()
 
     def at(self, qps: float, seed: int = 0) -> Result:
         """The run at a rate. Raises what `Simulation.run` raises."""
