@@ -62,5 +62,12 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) --editable '.[engine,test]'
 	touch $@
 
+docs: $(VENV)/.docs
+	$(RUN) docs/build.py
+
+$(VENV)/.docs: $(VENV)/.base
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
 	rm -rf $(VENV) out .numba_cache

@@ -1,6 +1,7 @@
-"""Draws docs/study.png, the README's picture: `python docs/picture.py out/study`, a folder that `study --save` wrote.
+"""Draws the pictures of README and tutorial: `python docs/picture.py out/study`, a folder that `study --save` wrote.
 
-Needs Chromium (Debian: chromium), which draws the very figure that the report shows.
+study.png is the report's first figure, sliders.png its What if; beside this file, or in a folder that is named second.
+Needs Chromium (Debian: chromium).
 """
 
 import shutil
@@ -8,34 +9,51 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sim.errors import InputError
-from sim.study.outcome import load_outcome
+from sim.study.html import page
+from sim.study.outcome import Outcome, load_outcome
+from sim.study.report import summary_of, title_of
+from sim.study.whatif_page import SCRIPT, what_if_section
 
-WIDTH, HEIGHT = 1100, 460
+HOME = Path(__file__).resolve().parent
 FRAME = 88  # Chromium counts its absent title bar
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000")
 
 
-def draw(folder: Path, target: Path) -> None:
-    """Write the study's capacity figure as PNG; raises InputError without a saved study or a browser."""
+def figure_page(outcome: Outcome, width: int, height: int) -> str:
+    """The study's first figure, filling the window."""
+    figure = outcome.figure().update_layout(width=width, height=height, paper_bgcolor="white")
+    return str(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
+
+
+def sliders_page(outcome: Outcome) -> str:
+    """The report with its What if alone."""
+    question: Any = outcome.provenance["question"]
+    sections = what_if_section(outcome.frames, question)
+    words = title_of(question), summary_of(outcome.rows, question)
+    return page(*words, sections, outcome.provenance, frames=outcome.frames, scripts=[SCRIPT])
+
+
+def photograph(text: str, target: Path, width: int, height: int) -> None:
+    """Write a PNG of the top of a page; raises InputError without a browser."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        raise InputError("no Chromium found: install Debian's chromium to draw the picture")
-    figure = load_outcome(folder).figure().update_layout(width=WIDTH, height=HEIGHT, paper_bgcolor="white")
+        raise InputError("no Chromium found: install Debian's chromium to draw the pictures")
     with tempfile.TemporaryDirectory() as scratch:
-        page = Path(scratch) / "figure.html"
-        page.write_text(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}), encoding="utf-8")
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000"]
-        size, shot = f"--window-size={WIDTH},{HEIGHT + FRAME}", f"--screenshot={target.resolve()}"
-        subprocess.run(
-            [browser, *flags, f"--user-data-dir={scratch}/profile", size, shot, page.as_uri()],
-            check=True,
-            capture_output=True,
-        )
+        source = Path(scratch) / "page.html"
+        source.write_text(text, encoding="utf-8")
+        size, shot = f"--window-size={width},{height + FRAME}", f"--screenshot={target.resolve()}"
+        command = [browser, *FLAGS, f"--user-data-dir={scratch}/profile", size, shot, source.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":
     try:
-        draw(Path(sys.argv[1] if len(sys.argv) > 1 else "out/study"), Path(__file__).with_name("study.png"))
+        outcome = load_outcome(Path(sys.argv[1] if len(sys.argv) > 1 else "out/study"))
+        target = Path(sys.argv[2]) if len(sys.argv) > 2 else HOME
+        photograph(figure_page(outcome, 1100, 460), target / "study.png", 1100, 460)
+        photograph(sliders_page(outcome), target / "sliders.png", 1180, 1010)
     except InputError as mistake:
         sys.exit(f"picture: {mistake}")

@@ -1,14 +1,19 @@
 """What the documentation says: links resolve, commands parse, marked blocks run, definitions are the code's."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from sim.run import metrics
 from sim.study import cli
+from sim.workload.generate import named_workload
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -66,6 +71,72 @@ def parser_of(package: str) -> Callable[[Sequence[str]], object]:
     if package == "calibration":
         return lambda words: pytest.importorskip("calibration.cli").parser(words[0]).parse_args(words)
     return cli.parser().parse_args
+
+
+# what is not run here: the commands that begin so, and the tests that run them
+ELSEWHERE = {
+    "make": "Makefile",  # continuous integration is `make test`; the others' recipes are commands like these
+    "python notebooks/build.py": "tests/test_notebooks.py",
+    "python docs/build.py": "tests/test_site.py",
+    "python -m calibration fit-kernels": "tests/calibration/test_fit_kernels.py",
+    "python -m calibration measure": "tests/calibration/test_measure.py",
+    "python -m calibration fit ": "tests/calibration/test_fit.py",
+    "python -m calibration validate-engine": "tests/calibration/test_validate_engine.py",
+    "python -m calibration validate ": "tests/calibration/test_cli.py",
+    "python -m calibration quality": "tests/calibration/test_quality_run.py",
+}
+SMALL = {
+    "study": ["--requests", "200", "--seeds", "1", "--workers", "1", "--draws", "0"],
+    "capacity": ["--requests", "300", "--seeds", "1", "--draws", "0"],
+    "bench": ["--repeats", "1", "--prompts", "2", "--max-tokens", "4", "--no-transformers"],
+    "generate": ["--max-tokens", "4"],
+}
+MADE = ("mine.json", "coefficients.json")  # files that a page makes before it uses them
+MARKED = {line for page in RUN for _, kind, body in blocks_of(page) if kind != "python" for line in body.splitlines()}
+
+
+def test_every_command_is_run_somewhere() -> None:
+    for page, command in CASES:
+        elsewhere = [path for start, path in ELSEWHERE.items() if command.startswith(start)]
+        assert all((ROOT / path).is_file() for path in elsewhere)
+        here = command in MARKED or command.split()[1:3] in (["-m", "sim"], ["-m", "engine"]) or "picture.py" in command
+        assert elsewhere or here, f"{page}: nothing runs {command}"
+
+
+@pytest.mark.slow
+def test_commands_that_no_block_runs_run_on_a_small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = named_workload("azure-conv", requests=120, qps=9)
+    frame = pl.DataFrame({name: getattr(drawn, name) for name in ("arrival_ns", "prompt_tokens", "output_tokens")})
+    frame.rename({"prompt_tokens": "input_tokens"}).write_csv("my_trace.csv")
+    commands = [c for c in dict.fromkeys(c for _, c in CASES) if c not in MARKED and not c.startswith(tuple(ELSEWHERE))]
+    assert len(commands) > 8
+    for command in commands:
+        words = shlex.split(command)
+        if words[1:2] == ["docs/picture.py"]:
+            draw_pictures(Path(words[2]), tmp_path)
+        elif words[2] == "sim" and not set(words) & set(MADE):
+            assert cli.main(words[3:] + SMALL.get(words[3], [])) == 0, command
+        elif words[2] == "engine":
+            run_engine(words[3:])
+
+
+def draw_pictures(study: Path, target: Path) -> None:
+    """What draws the README's picture, into another folder; without a browser it says what is missing."""
+    script = [sys.executable, str(ROOT / "docs" / "picture.py"), str(study), str(target)]
+    made = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    if made.returncode:
+        assert made.stderr.startswith("picture: no Chromium found")
+    else:
+        assert {"study.png", "sliders.png"} <= {path.name for path in target.glob("*.png")}
+
+
+def run_engine(words: list[str]) -> None:
+    """The engine's command, with a tiny model for the folder that the page leaves open."""
+    main = pytest.importorskip("engine.__main__").main
+    tinies = pytest.importorskip("tests.engine.tinies")
+    places = {"DIR": str(tinies.folder_of("llama-gqa")), "cuda": "cpu"}
+    assert main([places.get(word, word) for word in words] + SMALL[words[0]]) == 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)

@@ -59,10 +59,11 @@ def page(
     embedded once, by column, for `scripts` (more assets) and for one JSON file with everything.
     """
     toc = "".join(f'<li><a href="#s{i}">{_text(s.heading)}</a></li>' for i, s in enumerate(sections))
+    contents = f'<nav aria-label="Contents"><ol>{toc}</ol></nav>' if len(sections) > 1 else ""
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     parts = (
         f"<header><h1>{_text(title)}</h1>{_paragraphs(summary)}{_actions(download=frames is not None)}</header>",
-        f'<nav aria-label="Contents"><ol>{toc}</ol></nav>',
+        contents,
         f"<main>{body}</main>",
         f'<footer><details open id="provenance"><summary>Assumptions and provenance</summary>{_tree(provenance)}'
         "</details></footer>",

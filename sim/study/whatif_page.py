@@ -74,7 +74,7 @@ def _sliders(grid: pl.DataFrame, question: Mapping[str, Any]) -> list[str]:
         _slider("ttft", "TTFT limit", sorted(set(grid["slo_ttft_ms"])), slo["ttft_ms"], " ms"),
         _slider("tpot", "TPOT limit", sorted(set(grid["slo_tpot_ms"])), slo["tpot_ms"], " ms"),
         _slider("strength", "Skip strength, of what was asked", sorted(set(grid["strength"])), 1.0, "×"),
-        _slider("price", "Price per GPU-hour", _prices(price), price, " $"),
+        _slider("price", "Price per GPU-hour", _prices(price), price, "$"),
         _slider("floor", "Quality floor, share of dense", sorted({*FLOORS, floor}), floor, ""),
     ]
 

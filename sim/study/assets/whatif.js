@@ -119,7 +119,8 @@ function startWhatIf() {
     const asked = {};
     for (const input of form.querySelectorAll("input")) {
       asked[input.name] = at(input.name);
-      const said = input.name === "floor" && !asked.floor ? "none" : say(asked[input.name]) + input.dataset.unit;
+      const [value, unit] = [say(asked[input.name]), input.dataset.unit];
+      const said = input.name === "floor" && !asked.floor ? "none" : unit === "$" ? `$${value}` : value + unit;
       form.querySelector(`output[for="${input.id}"]`).textContent = said;
       input.setAttribute("aria-valuetext", said);
     }

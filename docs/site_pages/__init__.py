@@ -1,0 +1,1 @@
+"""What the documentation's website is made of beside its pages."""
