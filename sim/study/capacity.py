@@ -23,6 +23,7 @@ FINE, NEAR = 0.005, 1.04  # width of a draw's bracket, and the first step from t
 NEVER = 0.02  # share of the capacity below which a draw counts as one that has none
 LONELY = 0.001  # requests per stay of one alone: they never meet
 MOST_DRAWN = 4000  # requests of a draw: how far it moves the capacity shows in some thousands
+ALONE_SEED = "one seed does not show what the traffic's chance does to a capacity; give --seeds 2 or more"
 Tell = Callable[[str], None]
 
 
@@ -133,11 +134,11 @@ def capacity_of(
     check_draws(draws)
     brackets = _brackets(service, slo, seeds, tolerance, tell)
     beyond = service.at(brackets[0].high, seeds[0])
-    note = short_sample(service.at(brackets[0].low, seeds[0]))
+    notes = [short_sample(service.at(brackets[0].low, seeds[0])), ALONE_SEED if len(seeds) == 1 else ""]
     return Capacity(
         tuple(brackets),
         "queue" if meets(beyond, slo) else "slo",
-        note,
+        "; ".join(filter(None, notes)),
         drawn_logs(service, slo, seeds[0], near=brackets[0].low, draws=draws, tell=tell),
         scatter_of(service).residual("throughput", service.deployment.gpu.name) if draws else 0.0,
         flattery_of(service, slo, seeds, [b.low for b in brackets]),
@@ -222,5 +223,9 @@ def _works(service: Service, slo: Slo, seed: int, tell: Tell | None, qps: float)
 def _works_first(service: Service, slo: Slo, seed: int, most: int, qps: float) -> bool:
     """The same for the first requests at that rate."""
     work = service.load.at(qps, seed)
-    short = work.take(most).scaled_to(qps) if most < len(work) else work
-    return sustains(service.run(short, seed=seed), slo)
+    if most < len(work):
+        work = work.take(most)
+        if not work.arrival_ns[-1]:
+            return False  # they all come at once
+        work = work.scaled_to(qps)
+    return sustains(service.run(work, seed=seed), slo)

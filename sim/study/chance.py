@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 
 def sampling_sd(result: Result, slo: Slo) -> Figures:
     """Standard deviation by figure: of its logarithm, and of the figure itself for goodput and the share that met."""
+    if np.isnan(result.latency_ms["e2e"]).all():
+        return {}
     parts = parts_of(result)
     found: Figures = {}
     for name in LATENCIES:

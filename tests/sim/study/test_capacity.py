@@ -1,6 +1,7 @@
 """Capacity: what counts as sustainable, what the interval covers, and how figures move with the question."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
 from sim.study.capacity import Capacity, capacity_of, replicas_for
 from sim.study.intervals import mean_sd
-from sim.study.loads import LengthLoad, NamedLoad
+from sim.study.loads import LengthLoad, NamedLoad, TraceLoad
 from sim.study.search import Bracket
 from sim.study.service import Service
 from sim.study.sustained import is_stable, meets, sustains
+from sim.workload.workload import Workload
 
 SECOND = 1_000_000_000
 
@@ -101,10 +103,19 @@ def test_what_limits_is_the_slo_unless_it_is_loose(dense, h200):
     assert meets(long.at(loose.brackets[0].high), Slo(15_000, 500, 50))
 
 
-def test_a_short_sample_says_so(h200):
+def test_a_short_sample_says_so_and_so_does_a_single_seed(h200):
     few, many = (Service(LengthLoad(500, 50, n), h200, strategy_named("dense", h200.model)) for n in (400, 4000))
-    assert "raise --requests" in capacity_of(few, Slo(300, 50), seeds=(0,)).note
-    assert capacity_of(many, Slo(300, 50), seeds=(0,)).note == ""
+    assert "raise --requests" in capacity_of(few, Slo(300, 50), seeds=(0, 1), draws=0).note
+    assert capacity_of(many, Slo(300, 50), seeds=(0, 1), draws=0).note == ""
+    assert "give --seeds 2" in capacity_of(many, Slo(300, 50), seeds=(0,), draws=0).note
+
+
+def test_a_trace_whose_first_half_comes_at_once_has_a_capacity(dense):
+    rng = np.random.default_rng(5)
+    arrival = np.concatenate([np.zeros(280), np.cumsum(rng.exponential(SECOND, 220))]).astype(np.int64)
+    trace = Workload(arrival, rng.integers(100, 900, 500), rng.integers(20, 90, 500))
+    found = capacity_of(replace(dense, load=TraceLoad(trace)), Slo(900, 50, 50), seeds=(0,), draws=0)
+    assert found.low < found.qps < found.high
 
 
 def test_a_stricter_slo_never_carries_more(dense):
