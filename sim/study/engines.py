@@ -19,10 +19,22 @@ UNITS = {"ms": 1e6, "us": 1e3}  # nanoseconds
 IN_NS = {f"{name[:-3]}_ns": (name, UNITS[name[-2:]]) for name in HOST}
 
 
-def stated(profile: EngineProfile, ns: Mapping[str, int], switches: Mapping[str, object]) -> EngineProfile:
-    """The profile with the parameters of IN_NS and the switches that are stated."""
-    parameters = {IN_NS[name][0]: value / IN_NS[name][1] for name, value in ns.items()}
-    kept = [i for i, name in enumerate(profile.fitted) if name not in parameters]
+def stated(
+    profile: EngineProfile, bare: Deployment, ns: Mapping[str, int], switches: Mapping[str, object]
+) -> EngineProfile:
+    """The profile with the parameters of IN_NS and the switches that are stated, for a deployment like `bare`.
+
+    A profile may know that hosts beside some GPUs are slower; what is stated is of the host as it is, so the profile
+    becomes one of the hosts beside this GPU.
+    """
+    parameters: dict[str, float] = {}
+    if ns:
+        served = profile.on(bare)
+        beside = {**vars(served.host), **vars(served.frontend), **ns}
+        parameters = {parameter: beside[name] / unit for name, (parameter, unit) in IN_NS.items()}
+        profile = replace(profile, provenance={k: v for k, v in profile.provenance.items() if k != "host"})
+    known = {IN_NS[name][0] for name in ns}
+    kept = [i for i, name in enumerate(profile.fitted) if name not in known]
     covariance = tuple(tuple(profile.covariance[i][j] for j in kept) for i in kept)
     return replace(
         profile,

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.profiles import EngineProfile
+from sim.cost.profiles import FACTORS, EngineProfile
 from sim.cost.scaled import Factors, Scaled
 from sim.errors import InputError
 from sim.run.uncertainty import Z90, Interval, variations
@@ -53,7 +53,7 @@ def check_draws(draws: int) -> None:
 def slower(service: Service, share: float) -> Service:
     """The service on a server on which everything takes longer by the share: every kernel, and the host."""
     by = 1 + share
-    kinds = ("weights", "compute", "prefill_attention", "decode_attention", "pointwise", "all_reduce")
+    kinds = [name for name in FACTORS if name != "fp8"]  # which acts on top of the others
     host = service.deployment.host
     slow = {name: round(by * getattr(host, name)) for name in ("step_ns", "row_ns", "graph_gap_ns", "eager_launch_ns")}
     return replace(

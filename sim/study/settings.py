@@ -43,12 +43,18 @@ def engine_of(args: argparse.Namespace) -> EngineProfile:
         switches["overlap"] = args.host_overlap
     if args.host_eager_prompts is not None:
         switches["graph_prompts"] = not args.host_eager_prompts
-    return stated(profile_named(args.engine), {name: given[name] for name in given if name in IN_NS}, switches)
+    in_ns = {name: value for name, value in given.items() if name in IN_NS}
+    return stated(profile_named(args.engine), _bare(args), in_ns, switches)
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
     """The deployment that the options describe, on its engine."""
-    bare = Deployment(
+    return engine_of(args).on(_bare(args))
+
+
+def _bare(args: argparse.Namespace) -> Deployment:
+    """The deployment without an engine."""
+    return Deployment(
         model=model_named(args.model),
         gpu=gpu_named(args.gpu),
         tp=args.tp,
@@ -57,7 +63,6 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         memory_utilization=args.memory_utilization,
         kv_blocks=args.num_gpu_blocks,
     )
-    return engine_of(args).on(bare)
 
 
 def scheduler_of(args: argparse.Namespace) -> SchedulerConfig:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost.deployment import Host
-from sim.cost.hardware import gpu_named
+from sim.cost.deployment import Deployment, Host
+from sim.cost.hardware import GPUS, gpu_named
 from sim.cost.profiles import FOLDER, profile_named, profiles
 from sim.errors import InputError, UnknownName
+from sim.plans.catalogue import model_named
 from sim.plans.spec import strategy_named
 from sim.study import cli
 from sim.study.engines import IN_NS, on_engine, scheduler_under, stated
@@ -34,13 +35,15 @@ def known(names, sd=0.1):
     return replace(FITTED, fitted=tuple(names), covariance=tuple(map(tuple, joint.tolist())))
 
 
-@given(ENGINES, st.sets(st.sampled_from(sorted(IN_NS))), st.integers(0, 10**8))
-def test_what_is_stated_wins_and_the_rest_is_the_engines(engine, names, value):
-    profile = profile_named(engine)
-    on = stated(profile, dict.fromkeys(names, value), {})
+@given(ENGINES, st.sampled_from(sorted(GPUS)), st.sets(st.sampled_from(sorted(IN_NS))), st.integers(0, 10**8))
+def test_what_is_stated_wins_and_the_rest_is_the_engines(engine, gpu, names, value):
+    """Beside every GPU, also beside those whose hosts a profile takes to be slower."""
+    profile, bare = profile_named(engine), Deployment(model_named("opt-125m"), gpu_named(gpu))
+    on = stated(profile, bare, dict.fromkeys(names, value), {})
+    ours, usual = on.on(bare), profile.on(bare)
     for side in ("host", "frontend"):
-        ours, base = vars(getattr(on, side)), vars(getattr(profile, side))
-        assert ours == {name: value if name in names else base[name] for name in base}
+        mine, base = vars(getattr(ours, side)), vars(getattr(usual, side))
+        assert mine == {name: value if name in names else base[name] for name in base}
     assert on.factors == profile.factors
 
 
@@ -48,7 +51,8 @@ def test_what_is_stated_wins_and_the_rest_is_the_engines(engine, names, value):
 def test_what_is_stated_is_known(names, seed):
     """No draw of the parameters moves it; what is not stated stays as uncertain as it was."""
     profile = known(("step_ms", "row_us", "request_ms", "weights"))
-    on = stated(profile, dict.fromkeys(names, 777_000), {})
+    bare = Deployment(model_named("opt-125m"), gpu_named("h100"))
+    on = stated(profile, bare, dict.fromkeys(names, 777_000), {})
     assert not set(on.fitted) & {IN_NS[name][0] for name in names}
     assert np.allclose(np.array(on.covariance), 0.01 * (0.5 * np.eye(len(on.fitted)) + 0.5))
     drawn = on.drawn(np.random.default_rng(seed))
