@@ -1,0 +1,68 @@
+"""Writes the README's table: `python docs/table.py out/study`, a folder that `study --save` wrote."""
+
+import re
+import sys
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sim.errors import InputError
+from sim.study.outcome import Outcome, load_outcome
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+TABLE = re.compile(r"^\| plan \|.*?\n\n\(\d{4}-\d\d-\d\d;", re.MULTILINE | re.DOTALL)
+PLANS = {
+    "dense": "dense",
+    "skip_decode:speedup=2": "SkipDecode 2x",
+    "ffn_skip:share=0.25": "FFN skip 25 %",
+    "swift_kv:keep=16": "SwiftKV 50 %",
+    "swift_kv:keep=16,group=4": "SwiftKV 50 %, 4-way AcrossKV",
+    "swift_kv:keep=16+skip_decode:speedup=2": "SwiftKV 50 % ∘ SkipDecode 2x",
+}
+SAVED = ("flops_saved", "weight_bytes_saved", "kv_read_bytes_saved")
+
+
+def table(outcome: Outcome, today: date) -> str:
+    """The table and the date below it, up to the semicolon. Raises InputError for another study than the default."""
+    rows = outcome.rows.to_dicts()
+    if [row["strategy"] for row in rows] != list(PLANS):
+        raise InputError("the README shows the default study; save that one")
+    columns = ("plan", "requests/s per GPU", "GPUs", "against dense", f"TPOT p50 at {rows[0]['compared_at_qps']:.1f}/s",
+               "FLOPs saved", "weight reads saved", "KV reads saved")  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    return "\n".join(lines) + f"\n\n({today.isoformat()};"
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One plan's cells: figures with their 90 % intervals."""
+    gain, shares = "1.00x", ["", "", ""]
+    if row["strategy"] != "dense":
+        gain = f"{row['gain']:.2f}x ({row['gain_low']:.2f}–{row['gain_high']:.2f})"
+        shares = [percent(row[name]) for name in SAVED]
+    tpot = "tpot_p50_ms"
+    return (
+        PLANS[row["strategy"]],
+        f"{row['max_qps_per_gpu']:.1f} ({row['max_qps_low']:.1f}–{row['max_qps_high']:.1f})",
+        f"{row['gpus']} ({row['gpus_low']}–{row['gpus_high']})",
+        gain,
+        f"{row[tpot]:.1f} ms ({row[f'{tpot}_low']:.1f}–{row[f'{tpot}_high']:.1f})",
+        *shares,
+    )
+
+
+def percent(share: float) -> str:
+    """A share in whole per cent; in tenths below one."""
+    return f"{100 * share:.{1 if 0.0005 <= share < 0.0095 else 0}f} %"
+
+
+if __name__ == "__main__":
+    try:
+        new = table(load_outcome(Path(sys.argv[1] if len(sys.argv) > 1 else "out/study")), date.today())
+        text, found = TABLE.subn(lambda _: new, README.read_text(encoding="utf-8"))
+        if found != 1:
+            raise InputError(f"{README} holds {found} such tables; it should hold one")
+        README.write_text(text, encoding="utf-8")
+    except InputError as mistake:
+        sys.exit(f"table: {mistake}")
