@@ -19,6 +19,8 @@ examples:
   python -m calibration validate --public --html out/validation.html
   python -m calibration import result.json --gpu h100 --tp 1 --model llama-3.1-8b --engine vllm-0.11
   python -m calibration fit-engines --only vllm-0.10
+  python -m calibration measure --model llama-3.1-8b --device cuda --out data
+  python -m calibration fit data --out coefficients.json --engine-out engine.json
 """
 # commands that live elsewhere: loaded only when asked for, each with `add_arguments(commands)`
 ELSEWHERE = {

@@ -25,13 +25,14 @@ def add_arguments(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _shares(args: argparse.Namespace) -> None:
     rows = [row for folder in args.folders for row in read_rows(folder)]
-    best, found = ceilings_of(rows), shares_of(rows)
+    best, found, launching = ceilings_of(rows), shares_of(rows), launches_of(rows)
     lines = [row for row in found if not args.only or row["op"] in args.only]
     if args.json:
-        say_json({"ceilings": best, "kernels": lines})
+        say_json({"ceilings": best, "launching_ns": launching, "kernels": lines})
         return
     out = console()
     show_table(out, "Ceilings", ("what", "per second"), best.items())
+    show_table(out, "Launching", ("what", "ns"), launching.items())
     table = [(row["op"], row["sizes"], row["us"], f"{row['share']:.0%}", row["bound"]) for row in lines]
     show_table(out, "Kernels", ("kernel", "sizes", "µs", "share of ceiling", "bound by"), table)
 
@@ -65,4 +66,20 @@ def shares_of(rows: Rows) -> list[dict[str, Any]]:
         found.append(
             {"op": row["op"], "sizes": sizes, "us": float(row["p50_ns"]) / 1e3, "share": share, "bound": bound}
         )
+    return found
+
+
+def launches_of(rows: Rows) -> dict[str, float]:
+    """What launching costs, in ns: the host's launch of a kernel, a node of a graph, the gap between two graphs.
+
+    The gap is what a chain of graphs takes longer than one graph of as many nodes. Empty where nothing was measured.
+    """
+    found = {f"host, {row['kernel']} kernel": float(row["p50_ns"]) for row in rows if row["op"] == "launch"}
+    chains = {(row["kernels"], row["graphs"]): float(row["p50_ns"]) for row in rows if row["op"] == "replay"}
+    for (kernels, graphs), ns in chains.items():
+        whole = chains.get((kernels * graphs, 1))
+        if graphs > 1 and whole is not None:
+            found[f"device, between {graphs} graphs of {kernels} nodes"] = (ns - whole) / (graphs - 1)
+        elif kernels > 1:
+            found[f"device, node of a graph of {kernels}"] = ns / kernels
     return found

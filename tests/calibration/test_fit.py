@@ -80,6 +80,13 @@ def test_elementwise_floor_and_rate_are_recovered(noisy):
     assert found["ns_per_byte"] == pytest.approx(1 / 3000, rel=0.05)
 
 
+def test_the_floor_is_of_a_layer_s_kernels_in_their_numbers():
+    """Two norms, one write of keys, one activation: what they take together counts, whatever each takes."""
+    floors = {"norm": 1000.0, "keys": 4000.0, "activation": 3000.0}
+    rows = [row | {"p50_ns": floors.get(row["op"], row["p50_ns"])} for row in rows_of()]
+    assert fit(rows, date="x").facts["ops"]["elementwise"]["floor_ns"] == pytest.approx(9000 / 4)
+
+
 def test_ceilings_are_the_best_that_was_seen(noisy):
     assert noisy.facts["ceilings"]["copy_bytes_per_s"] == pytest.approx(4.3e9, rel=0.06)
     assert noisy.facts["ceilings"]["flops_per_s"] == pytest.approx(8e14, rel=0.06)
