@@ -88,10 +88,11 @@ ELSEWHERE = {
 SMALL = {
     "study": ["--requests", "200", "--seeds", "1", "--workers", "1", "--draws", "0"],
     "capacity": ["--requests", "300", "--seeds", "1", "--draws", "0"],
+    "sweep": ["--requests", "200", "--seeds", "1", "--workers", "1", "--qps", "4"],
     "bench": ["--repeats", "1", "--prompts", "2", "--max-tokens", "4", "--no-transformers"],
     "generate": ["--max-tokens", "4"],
 }
-MADE = ("mine.json", "coefficients.json")  # files that a page makes before it uses them
+MADE = ("mine.json", "coefficients.json", "space.toml")  # files that a page makes before it uses them
 MARKED = {line for page in RUN for _, kind, body in blocks_of(page) if kind != "python" for line in body.splitlines()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from sim.errors import ElideError
-from sim.study.commands import capacity, fleet, plan, report, simulate, study
+from sim.study.commands import capacity, fleet, plan, report, simulate, study, sweep
 from sim.study.options import Parser
 
 EXAMPLE = """\
@@ -15,6 +15,7 @@ examples:
   python -m sim study --model llama-3.1-70b --gpu h100 --tp 4 --demand-qps 30 --strategy swift_kv
   python -m sim simulate --trace trace.csv --strategy swift_kv --json
   python -m sim capacity --strategy skip_decode:speedup=2
+  python -m sim sweep --vary gpu=h100,h200 --vary tp=1,2 --strategy dense --strategy swift_kv
   python -m sim plan --strategy swift_kv:group=4
 """
 
@@ -28,7 +29,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"elide {version('elide')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (study, simulate, capacity, fleet, plan, report):
+    for module in (study, simulate, capacity, sweep, fleet, plan, report):
         module.add(commands)
     return top
 

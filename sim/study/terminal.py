@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sim.errors import InputError
@@ -62,13 +70,14 @@ def show_table(out: Console, title: str, columns: Sequence[str], rows: Iterable[
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Advance | None]:
-    """A bar on standard error, told (what, done, of); None where nobody watches."""
+def progress(*, quiet: bool, remaining: bool = False) -> Iterator[Advance | None]:
+    """A bar on standard error, told (what, done, of), with the time it took or remaining; None where nobody watches."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    clock = TimeRemainingColumn() if remaining else TimeElapsedColumn()
+    with Progress(*columns, clock, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("compiling the simulator's loop (once, about half a minute)", total=None)
         yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)
 

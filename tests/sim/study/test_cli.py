@@ -17,7 +17,7 @@ from sim.study.jsonable import dumps, plain
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 QUICK = ["--requests", "150", "--seeds", "1", "--draws", "2"]
-FREE = ("provenance",)  # documented as a whole
+FREE = ("provenance", "points[].settings")  # documented as a whole
 
 
 @pytest.fixture
