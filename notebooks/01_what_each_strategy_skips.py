@@ -6,6 +6,9 @@
 # and values* in the layer's cache. A layer in which it does nothing is the identity.
 #
 # This notebook draws the tables and steps through them token by token. Nothing here needs a GPU or a weight.
+#
+# First all together: press ▶, or drag the slider. Each column is a token, prompt first; generated tokens follow at
+# growing distances.
 
 # %%
 import numpy as np
@@ -16,14 +19,35 @@ from sim.errors import PlanError
 from sim.plans.catalogue import model_named
 from sim.plans.plan import ATTN, FFN, FULL, KV, plan_of
 from sim.plans.spec import strategy_named
-from sim.study.pictures import plan_table
+from sim.study.pictures import plan_steps, plan_table
 
 pio.renderers.default = "plotly_mimetype"
 model = model_named("llama-3.1-8b")
 PROMPT = 100  # tokens of the prompt in the pictures below
+TOKENS = [*range(0, 32, 4), *range(32, 257, 32)]  # generated tokens in the picture that plays
+SPECS = ("skip_decode:speedup=2", "ffn_skip:share=0.25", "swift_kv:group=4", "swift_kv+skip_decode:speedup=2")
 SIGNS = {FULL: "█", ATTN | FFN: "▓", KV: "k", 0: "·"}
+plans = {spec: strategy_named(spec, model) for spec in SPECS}
+picture = plan_steps(plans, TOKENS)
+picture
+
+# %% [markdown]
+# **Claim: the picture is the plan.** In its last frame, SkipDecode's last token is full in the layers that the table
+# lets it run; a SwiftKV prompt token is full in layers 0 to 15 alone.
+
+# %%
+shown = {spec: np.array(cells.z)[:, [0, -1]] for spec, cells in zip(SPECS, picture.data)}  # first and last token
+skip = plans["skip_decode:speedup=2"]
+assert ((shown["skip_decode:speedup=2"][:, 1] == 0) == (skip.flags_at(PROMPT + 256, PROMPT) == FULL)).all()
+assert np.flatnonzero(shown["swift_kv:group=4"][:, 0] == 0).tolist() == list(range(16))
+
+# %% [markdown]
+# ## The same as text
+#
+# One line per token, one sign per layer.
 
 
+# %%
 def stepped(plan, positions):
     """One line per position: what the token there does in layer 0, 1, … L - 1."""
     names = {PROMPT - 2: "prompt", PROMPT - 1: "last of prompt"}
@@ -43,7 +67,6 @@ stepped(strategy_named("dense", model), [*first, PROMPT])
 # the topmost ones. Read the lines as time passing.
 
 # %%
-skip = strategy_named("skip_decode:speedup=2", model)
 stepped(skip, [*first, *range(PROMPT, PROMPT + 257, 16)])
 
 # %%

@@ -19,6 +19,7 @@ from sim.plans.catalogue import model_named
 from sim.plans.spec import strategy_named
 from sim.run.simulate import simulate
 from sim.serving.config import SchedulerConfig
+from sim.study.pictures.style import themed
 from sim.workload.arrivals import Constant, Poisson
 from sim.workload.generate import closed_loop, synthetic
 from sim.workload.lengths import Fixed, RangeRatio
@@ -49,8 +50,8 @@ def waits(prompts, outputs, arrivals):
 # %% [markdown]
 # ## M/D/1
 #
-# Prompts of 512 tokens and one token of output: a request is one step, and all steps take the same time $S$. At
-# utilisation $\rho$ the mean wait is $W = \rho S / (2 (1 - \rho))$.
+# Prompts of 512 tokens and one token of output: a request is one step, and all steps take the same time S. At
+# utilisation ρ the mean wait is W = ρ·S / (2·(1 − ρ)).
 
 # %%
 service = alone(Fixed(512), Fixed(1), 20)
@@ -84,7 +85,7 @@ assert waits(Fixed(512), Fixed(1), Constant(0.99 / S)).max() == 0
 # %% [markdown]
 # ## M/G/1
 #
-# Outputs of 1 to 127 tokens: service times vary. Pollaczek and Khinchine: $W = \lambda E[S^2] / (2 (1 - \rho))$. The
+# Outputs of 1 to 127 tokens: service times vary. Pollaczek and Khinchine: W = λ·E[S²] / (2·(1 − ρ)). The
 # moments come from the same distribution of lengths, served one at a time without a queue.
 
 # %%
@@ -108,7 +109,7 @@ assert general.mean() - 4 * error > rho * service.mean() / (2 * (1 - rho))
 # %% [markdown]
 # ## Little's law
 #
-# With batching there is no closed form, yet $L = \lambda W$ holds for every system: mean number of requests present =
+# With batching there is no closed form, yet L = λ·W holds for every system: mean number of requests present =
 # rate × mean time present. The left side comes from the log of iterations, which knows how many ran and waited as each
 # one ended; the right side from the requests' own clocks. The log takes the state at an iteration's end for all of it,
 # so the two agree to the little that happens within an iteration.
@@ -153,5 +154,7 @@ figure = go.Figure(go.Scatter(x=rho, y=rho / (2 * (1 - rho)), name="M/D/1", line
 mean = [found[r].mean() / S for r in loads]
 spread = [4 * found[r].std(ddof=1) / np.sqrt(len(SEEDS)) / S for r in loads]
 figure.add_scatter(x=loads, y=mean, error_y={"array": spread}, mode="markers", name="simulated, ± 4 standard errors")
-figure.update_layout(template="simple_white", xaxis_title="utilisation ρ", yaxis_title="wait, in service times")
+themed(figure, "Does a request wait as long as theory says?", height=420)
+figure.update_xaxes(title="utilisation ρ")
+figure.update_yaxes(title="wait, in service times")
 figure

@@ -35,7 +35,8 @@ def _output(output: dict[str, Any], name: str) -> str:
 
 def _figure(spec: dict[str, Any], name: str) -> str:
     height = spec["layout"].get("height", 450)
-    text = json.dumps({"data": spec["data"], "layout": spec["layout"]}, separators=(",", ":")).replace("<", "\\u003c")
+    drawn = {key: spec[key] for key in ("data", "layout", "frames") if key in spec}
+    text = json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")
     return _raw(
         f'<div class="scroll"><div class="plot" id="{name}" style="height:{height}px"></div></div>'
         f'<script type="application/json" data-for="{name}">{text}</script>'

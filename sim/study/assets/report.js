@@ -34,7 +34,7 @@ async function unpack() {
 async function draw(plot) {
   const spec = JSON.parse(document.querySelector(`script[data-for="${plot.id}"]`).textContent);
   plot.dataset.height = spec.layout.height;
-  await Plotly.newPlot(plot, spec.data, spec.layout, config);
+  await Plotly.newPlot(plot, {...spec, config});
   await fit(plot, {});
 }
 

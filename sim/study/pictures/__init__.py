@@ -9,6 +9,7 @@ from sim.study.pictures.operations import roofline
 from sim.study.pictures.plans import plan_table
 from sim.study.pictures.runs import attribution, timeline
 from sim.study.pictures.saving import waterfall
+from sim.study.pictures.steps import plan_steps
 from sim.study.pictures.style import colour, label
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "label",
     "latency_curves",
     "percent",
+    "plan_steps",
     "plan_table",
     "roofline",
     "single_stream",

@@ -13,6 +13,13 @@ STATES = ("full", "FFN gated", "shared cache", "attention only", "FFN only", "KV
 COLOURS = ("#1f4e79", "#7db0de", "#2f8577", "#e08e2b", "#b0567a", "#f6d58e", "rgba(128,128,128,0.10)")
 
 
+_EDGES = [i / len(STATES) for i in range(len(STATES) + 1)]
+CELLS = {  # how a heatmap shows states
+    "zmin": -0.5, "zmax": len(STATES) - 0.5, "showscale": False, "xgap": 1, "ygap": 1,
+    "colorscale": [(edge, c) for c, *edges in zip(COLOURS, _EDGES, _EDGES[1:]) for edge in edges],
+}  # fmt: skip
+
+
 class Column(NamedTuple):
     """One column of the table: tokens in a row that do the same."""
 
@@ -28,10 +35,10 @@ def plan_table(plan: SkipPlan) -> go.Figure:
     instead of its own is "shared cache"; FFNs that an input-adaptive gate leaves out for some tokens are "FFN gated".
     """
     columns = _columns(plan)
-    states = np.stack([_states(plan, column) for column in columns], axis=1)
+    states = np.stack([states_of(plan, column) for column in columns], axis=1)
     figure = go.Figure(_cells(plan, columns, states))
     for state in np.unique(states):
-        figure.add_trace(_legend_entry(int(state)))
+        figure.add_trace(legend_entry(int(state)))
     themed(figure, f"What does a token do in each layer? {label(plan.name)}", height=190 + min(14 * plan.layers, 640))
     step = max(1, plan.layers // 16)
     figure.update_yaxes(title="layer (0 is next to the input)", showgrid=False, tick0=0, dtick=step, zeroline=False)
@@ -47,8 +54,8 @@ def _columns(plan: SkipPlan) -> list[Column]:
     return given + [Column(name, plan.decode[t], generated=True) for name, t in zip(names, starts)]
 
 
-def _states(plan: SkipPlan, column: Column) -> NDArray[np.int64]:
-    """Index into STATES for each layer, [L]."""
+def states_of(plan: SkipPlan, column: Column) -> NDArray[np.int64]:
+    """What the tokens of a column do in each layer: an index into STATES, [L]."""
     attends, feeds, writes = ((column.flags & bit) > 0 for bit in (ATTN, FFN, KV))
     shares = plan.kv_owner != np.arange(plan.layers)
     gated = (plan.gate.skip > 0) if plan.gate and column.generated else np.zeros(plan.layers, dtype=bool)
@@ -61,18 +68,11 @@ _CASES = ("shared cache", "FFN gated", "full", "attention only", "FFN only", "KV
 
 
 def _cells(plan: SkipPlan, columns: list[Column], states: NDArray[np.int64]) -> go.Heatmap:
-    steps = len(STATES)
-    scale = [(edge, c) for i, c in enumerate(COLOURS) for edge in (i / steps, (i + 1) / steps)]
     return go.Heatmap(
         z=states,
         x=[column.name for column in columns],
         y=np.arange(plan.layers),
-        zmin=-0.5,
-        zmax=steps - 0.5,
-        colorscale=scale,
-        showscale=False,
-        xgap=1,
-        ygap=1,
+        **CELLS,
         text=[[_explained(plan, column, layer, STATES[states[layer, i]]) for i, column in enumerate(columns)]
               for layer in range(plan.layers)],
         hovertemplate="%{text}<extra></extra>",
@@ -91,6 +91,7 @@ def _explained(plan: SkipPlan, column: Column, layer: int, state: str) -> str:
     return where
 
 
-def _legend_entry(state: int) -> go.Scatter:
+def legend_entry(state: int) -> go.Scatter:
+    """A trace without points that names a state in the legend."""
     marker = {"symbol": "square", "size": 12, "color": COLOURS[state], "line": {"width": 1, "color": FAINT}}
     return go.Scatter(x=[None], y=[None], mode="markers", name=STATES[state], marker=marker, hoverinfo="skip")

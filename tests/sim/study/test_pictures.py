@@ -36,6 +36,7 @@ def figures() -> dict[str, go.Figure]:
         "plan_table": pictures.plan_table(strategy_named("skip_decode", MODEL)),
         "capacity_bars": pictures.capacity_bars(frames.capacities()),
         "latency_curves": pictures.latency_curves(frames.points(), Slo()),
+        "plan_steps": pictures.plan_steps({"swift_kv": strategy_named("swift_kv", MODEL)}, range(0, 64, 8)),
         "waterfall": pictures.waterfall(frames.steps()),
         "ffn_by_batch": pictures.ffn_by_batch(frames.ffn()),
         "skip_decode_by_batch": pictures.skip_decode_by_batch(frames.depth()),
@@ -295,3 +296,35 @@ def test_a_roofline_holds_every_operation_and_says_which_were_not_measured() -> 
         assert [not s.endswith("-open") for s in trace.marker.symbol] == mine["measured"].to_list()
     assert ceiling.y[-1] == 989.0
     assert ceiling.y[0] == pytest.approx(4.8 * ceiling.x[0])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_steps_fill_the_plan_in_one_token_at_a_time(spec: str) -> None:
+    plan = strategy_named(spec, MODEL)
+    tokens = [0, 1, 17, 100, 300]
+    figure = pictures.plan_steps({spec: plan}, tokens, seed=5)
+    whole = np.array(figure.data[0].z)
+    assert len(figure.frames) == len(figure.layout.sliders[0].steps) == whole.shape[1]
+    for shown, frame in enumerate(figure.frames, 1):
+        z = np.array(frame.data[0].z)
+        assert (z[:, :shown] == whole[:, :shown]).all()
+        assert np.isnan(z[:, shown:]).all()
+    for column, t in enumerate(tokens, whole.shape[1] - len(tokens)):
+        flags = plan.decode[min(t, len(plan.decode) - 1)]
+        for layer, flag in enumerate(flags):
+            state, left = STATES[whole[layer, column]], state_of(plan, layer, int(flag), generated=True)
+            assert state in (("full", "attention only") if left == "FFN gated" else (left,))
+
+
+def test_steps_draw_a_gate_as_its_rule_has_it() -> None:
+    plan = strategy_named("ffn_skip:share=0.25", MODEL)
+    gate = plan.gate
+    assert gate is not None
+    tokens = range(gate.warmup_tokens + 12 * gate.cadence)
+    drawn = np.array(pictures.plan_steps({"gate": plan}, tokens).data[0].z)[:, -len(tokens) :]
+    out = drawn == STATES.index("attention only")
+    assert set(out.sum(axis=0)) == {0, gate.run_length}
+    assert not out[gate.skip == 0].any()
+    assert not out[:, : gate.warmup_tokens].any()
+    assert (out[:, gate.warmup_tokens :: gate.cadence] == 0).all()
+    assert out[:, gate.warmup_tokens :].mean() == pytest.approx(gate.mean_skip, rel=0.15)
