@@ -146,8 +146,8 @@ class Result:
         found = weighted_spread(np.concatenate([gaps_ns, odd_ns]), np.concatenate([tokens, np.ones_like(odd_ns)]))
         return {name: value / MS for name, value in found.items()}
 
-    def summary(self) -> dict[str, object]:
-        """The run in one JSON-ready dictionary; keys are documented in docs/json.md."""
+    def summary(self, *, intervals: bool = True) -> dict[str, object]:
+        """The run in one JSON-ready dictionary, with or without `spread`'s intervals; docs/json.md has the keys."""
         asked = len(self.workload)
         done = int((self.state.status == DONE).sum())
         span = self.makespan_s or float("nan")
@@ -170,10 +170,10 @@ class Result:
             "failed_in_trace": self.workload.failed,
             "makespan_s": span,
             "requests_per_s": done / span,
-            "ttft_ms": spread(self.latency_ms["ttft"]),
-            "tpot_ms": spread(self.latency_ms["tpot"]),
+            "ttft_ms": spread(self.latency_ms["ttft"], intervals=intervals),
+            "tpot_ms": spread(self.latency_ms["tpot"], intervals=intervals),
             "itl_ms": self.itl(),
-            "e2e_ms": spread(self.latency_ms["e2e"]),
+            "e2e_ms": spread(self.latency_ms["e2e"], intervals=intervals),
             "output_tokens_per_s": output / span,
             "total_tokens_per_s": (output + prompt) / span,
             "output_tokens_per_s_per_gpu": output / span / tp,

@@ -142,7 +142,7 @@ def _run(question: Question, qps: float) -> dict[str, object]:
 
 
 def _figures(result: Result, slo: Slo) -> dict[str, object]:
-    summary, realised = result.summary(), result.realised
+    summary, realised = result.summary(intervals=False), result.realised
     row: dict[str, object] = {name: summary[name] for name in ANSWER if name in summary}
     for metric in ("ttft", "tpot"):
         spread = summary[f"{metric}_ms"]

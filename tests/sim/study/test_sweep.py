@@ -49,6 +49,7 @@ def small():
 
 
 def test_a_point_is_what_the_capacity_command_says(small, capsys):
+    """INV-80."""
     argv = ["--requests", "100", "--seeds", "1", "--tolerance", "0.2", "--demand-qps", "50", "--draws", "0", "--json"]
     assert cli.main(["capacity", "--gpu", "h100", "--slo-tpot-ms", "40", *argv]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -107,6 +108,7 @@ def test_a_rate_may_vary_and_is_kept_where_nothing_could_be_served():
 
 
 def test_workers_change_nothing(rated, monkeypatch):
+    """INV-81."""
     ticks = []
     monkeypatch.setattr("sim.study.points.runners.MOST_PENDING", 2)
     parallel = replace(rated, workers=2, tick=lambda *what: ticks.append(what))
@@ -145,6 +147,7 @@ def test_prices_and_demands_follow_from_kept_answers(rated, tmp_path):
 
 
 def test_a_broken_answer_is_computed_again(rated, tmp_path):
+    """INV-83."""
     said = []
     kept = replace(rated, store=tmp_path, warn=said.append)
     kept.run()
@@ -176,6 +179,7 @@ def test_the_quality_floor_keeps_what_is_known_to_keep_it():
 
 
 def test_a_search_goes_on_where_it_was_and_asks_the_same(tmp_path):
+    """INV-81, INV-85."""
     vary = {"strategy": ["dense", "swift_kv:keep={keep}"], "keep": "8..24", "max_num_seqs": "8..64:log"}
     sweep = Sweep(vary, {"qps": 4, "requests": 60, "seeds": 1}, search=12, batch=4, store=tmp_path, workers=1)
     whole = sweep.run()
@@ -199,7 +203,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(monkeypatch):
 
 
 def test_a_sweep_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
-    """SIGKILL in the middle, twice as many workers afterwards: the same bytes, and no answer is lost."""
+    """INV-81: SIGKILL in the middle; the same bytes afterwards, and no answer is lost."""
     store, files = tmp_path / "store", [tmp_path / f"{name}.parquet" for name in ("killed", "whole")]
     begun = [*KILLED, "--store", str(store), "--html", str(tmp_path / "x.html"), "--points-out", str(files[0])]
     process = subprocess.Popen([sys.executable, "-m", "sim", *begun, "--workers", "1"], cwd=ROOT)
@@ -221,7 +225,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path,
 
 @pytest.mark.slow
 def test_ray_answers_bit_for_bit_as_this_process_does(tmp_path, rated):
-    """A cluster of two workers, started and ended by the command itself."""
+    """INV-81, with a cluster of two workers, started and ended by the command itself."""
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'elide[cluster]')")
     argv = ["sweep", "--vary", "keep=8,16", "--strategy", "dense", "--strategy", "swift_kv:keep={keep}", "--vary",
             "gpu=h100,h200", "--qps", "4", "--requests", "60", "--seeds", "1", "--ray", "auto", "--workers", "2",

@@ -1,4 +1,4 @@
-"""What is best: fronts that nothing beats, planted effects found again, a search that finds a planted best point."""
+"""INV-85, INV-86: fronts that nothing beats, planted effects found again, a search that finds a planted best point."""
 
 import math
 

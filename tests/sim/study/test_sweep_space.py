@@ -1,4 +1,4 @@
-"""Spaces: what may vary, and that the grid holds every combination once."""
+"""INV-84: what may vary, and that the grid holds every combination once."""
 
 from argparse import Namespace
 from itertools import pairwise

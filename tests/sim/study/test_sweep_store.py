@@ -1,4 +1,4 @@
-"""Answers on disk: found again under the same inputs and never under others; whole or not there at all."""
+"""INV-82, INV-83: answers on disk, found again under the same inputs and no others; whole or not there at all."""
 
 import os
 import pickle
