@@ -16,14 +16,13 @@ HOME = Path(__file__).resolve().parent
 ROOT = HOME.parent
 PAPERS = {"README.md": "about.md", "DESIGN.md": "design.md", "LOG.md": "log.md", "CHANGELOG.md": "changelog.md",
           "CONTRIBUTING.md": "contributing.md"}  # fmt: skip
-NAVIGATION = {
+NAVIGATION = {  # a page stands where it is named first; a pattern takes what is left
     "Start": ["about", "tutorial"],
-    "How to": ["howto-bring-a-trace", "howto-calibrate", "howto-run-on-a-gpu", "howto-add-a-strategy",
-               "howto-look-at-a-run", "howto-fleet", "importers"],
+    "How to": ["howto-bring-a-trace", "howto-calibrate", "howto-run-on-a-gpu", "howto-*", "importers"],
     "Notebooks": ["notebooks/*"],
-    "Explanation": ["explanation", "design", "quality", "validation", "peers"],
+    "Explanation": ["explanation", "design", "quality", "peers"],
     "Reference": ["cli", "reference/*", "json", "glossary", "invariants"],
-    "Project": ["log", "changelog", "contributing"],
+    "Project": ["*"],
 }  # fmt: skip
 
 
@@ -48,16 +47,13 @@ def prepare(folder: Path) -> None:
         path = folder / "reference" / f"{name}.md"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    named = {"index"}
     with (folder / "index.md").open("a", encoding="utf-8") as index:
-        index.writelines(_contents(caption, entries, folder) for caption, entries in NAVIGATION.items())
-
-
-def _contents(caption: str, entries: list[str], folder: Path) -> str:
-    """One part of the navigation; a page that is not written yet is left out."""
-    names: list[str] = []
-    for entry in entries:
-        names += sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.glob(f"{entry}.md"))
-    return "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(names) + "\n```\n"
+        for caption, entries in NAVIGATION.items():
+            found = [str(p.relative_to(folder).with_suffix("")) for e in entries for p in sorted(folder.glob(f"{e}.md"))]
+            names = [name for name in dict.fromkeys(found) if name not in named]
+            named.update(names)
+            index.write("\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(names) + "\n```\n")
 
 
 def build(target: Path) -> int:
