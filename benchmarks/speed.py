@@ -1,111 +1,87 @@
 """How many requests per second the simulator simulates on one core: `python -m benchmarks.speed [--json]`.
 
-short     204 tokens in, 62 out, Llama-3.1-8B on H100, Poisson at 80 per second (about 80 % of capacity), one replica
-mooncake  Mooncake's conversation trace with prefix caching on one H200
-azure     Azure's 2023 conversation trace on one H200
-chunked   64 to 2,048 tokens, prompt to output 4:1, Llama-3.1-8B on A100-80, Poisson at 6 per second,
-          chunks of 512 (Vidur's own setting; Llama-3 and 3.1 have one shape)
+Workloads are those of `benchmarks.workloads`, each measured in a process of its own as `benchmarks.measure` says.
 
-Processor time of `Simulation.run`, lowering of the price list included, compilation and reading of traces apart; the
-median of three runs. Traces are read from ../shared/data/traces; a workload whose trace is missing is null.
+<name>_req_per_s     requests over processor seconds of a run; null where the trace is missing (../shared/data/traces)
+growth_1m_over_10k   cost per request of the short workload at a million requests over that at 10,000, start-up apart
+peak_rss_mib_1m      peak memory of the process that ran the million, interpreter and compiled loop included
+startup_s            a run of a single request;  first_call_s  the first one in a process, which loads the compiled loop
+compile_s            the first one with an empty cache, which compiles it: once per version of elide and machine
+price_list_s         lowering kernel times to a price list, once per plan and deployment
+vidur_req_per_s      the chunked workload in Vidur, where `--vidur` gives its folder (`benchmarks.vidur`)
 """
 
 import argparse
 import json
-import resource
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from statistics import median
-from time import process_time
+from typing import Any
 
-import numpy as np
+from benchmarks.vidur import requests_per_s
 
-from sim.cost.deployment import Deployment
-from sim.cost.hardware import gpu_named
-from sim.plans.catalogue import model_named
-from sim.plans.spec import strategy_named
-from sim.run.simulate import Simulation
-from sim.serving.config import SchedulerConfig
-from sim.workload.arrivals import Poisson
-from sim.workload.generate import synthetic
-from sim.workload.lengths import Fixed
-from sim.workload.traces import read_trace
-from sim.workload.workload import Workload
-
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
-REPEATS = 3
+SIZES = {"mooncake": 12_031, "azure": 19_366, "chunked": 100_000}
+GROWTH = (10_000, 100_000, 1_000_000)
 
 
-def short(requests: int) -> Workload:
-    """The short workload."""
-    return synthetic(requests=requests, arrivals=Poisson(80), prompts=Fixed(204), outputs=Fixed(62))
+def measured(name: str, repeats: int, *sizes: int, cache: str | None = None) -> dict[str, Any] | None:
+    """What a fresh process measured; None where it could not, its reason on standard error."""
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", name, str(repeats), *map(str, sizes)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **({"ELIDE_CACHE": cache} if cache else {})},
+        cwd=Path(__file__).resolve().parents[1],
+        text=True,
+    )
+    return json.loads(found.stdout) if found.returncode == 0 else None
 
 
-def chunked(requests: int) -> Workload:
-    """Uniform total lengths, four prompt tokens to one output token."""
-    rng = np.random.default_rng(0)
-    total = rng.integers(64, 2049, requests)
-    output = np.maximum(1, total // 5)
-    return Workload(Poisson(6)(requests, rng), total - output, output, name="uniform 64-2048")
-
-
-def trace(name: str) -> Workload | None:
-    """A shared trace, or None where it is missing."""
-    path = TRACES / name
-    return read_trace(path) if path.is_file() else None
-
-
-def seconds(workload: Workload, gpu: str, model: str, config: SchedulerConfig) -> float:
-    """Processor seconds of one run, the median of three."""
-    shape = model_named(model)
-    run = Simulation(workload, Deployment(shape, gpu_named(gpu)), strategy_named("dense", shape), config).run
-    taken = []
-    for _ in range(REPEATS):
-        before = process_time()
-        run()
-        taken.append(process_time() - before)
-    return median(taken)
-
-
-def rate(workload: Workload | None, gpu: str, model: str, **config: object) -> float | None:
-    """Simulated requests per second."""
-    if workload is None:
-        return None
-    return len(workload) / seconds(workload, gpu, model, SchedulerConfig(**config))  # type: ignore[arg-type]
-
-
-def measure(million: int) -> dict[str, float | None]:
+def figures(repeats: int, *, most: int, compiling: bool, vidur: Path | None) -> dict[str, float | None]:
     """Every figure by name."""
-    before = process_time()
-    rate(short(100), "h100", "llama-3.1-8b")
-    first_call_s = process_time() - before
-    few, many = short(10_000), short(million)
-    cost_few = seconds(few, "h100", "llama-3.1-8b", SchedulerConfig()) / len(few)
-    cost_many = seconds(many, "h100", "llama-3.1-8b", SchedulerConfig()) / len(many)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {
-        "first_call_s": first_call_s,
-        "short_req_per_s": 1 / cost_many,
-        "growth_1m_over_10k": cost_many / cost_few,
-        "peak_rss_mib_1m": peak_mib,
-        "mooncake_req_per_s": rate(trace("mooncake_conversation.jsonl"), "h200", "llama-3.1-8b", prefix_caching=True),
-        "azure_req_per_s": rate(trace("AzureLLMInferenceTrace_conv.csv"), "h200", "llama-3.1-8b"),
-        "chunked_req_per_s": rate(chunked(20_000), "a100-80", "llama-3.1-8b", max_num_batched_tokens=512),
+    sizes = [*(size for size in GROWTH if size < most), most]
+    measured("short", 1, 1)  # compiles, if nobody has
+    ran = measured("short", repeats, *sizes)
+    if ran is None:
+        raise SystemExit("the short workload could not be run: see above")
+    cost = {size: (ran["run_s"][str(size)] - ran["startup_s"]) / size for size in sizes}
+    found: dict[str, float | None] = {
+        "short_req_per_s": most / ran["run_s"][str(most)],
+        "growth_1m_over_10k": cost[most] / cost[sizes[0]],
+        "peak_rss_mib_1m": ran["peak_rss_mib"],
+        **{f"ns_per_request_{size}": 1e9 * seconds for size, seconds in cost.items()},
+        **{name: ran[name] for name in ("startup_s", "first_call_s", "price_list_s")},
     }
+    for name, size in SIZES.items():
+        one = measured(name, repeats, size)
+        found[f"{name}_req_per_s"] = size / one["run_s"][str(size)] if one else None
+    found["compile_s"] = None
+    if compiling:
+        with tempfile.TemporaryDirectory() as empty:
+            fresh = measured("short", 1, 1, cache=empty)
+            found["compile_s"] = fresh["first_call_s"] if fresh else None
+    if vidur:
+        found["vidur_req_per_s"] = requests_per_s(vidur, SIZES["chunked"] // 10)
+        found["chunked_over_vidur"] = (found["chunked_req_per_s"] or 0) / found["vidur_req_per_s"]
+    return found
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="simulated requests per second on one core")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--requests", type=int, default=1_000_000, help="of the long run of the short workload")
+    parser.add_argument("--requests", type=int, default=GROWTH[-1], help="of the long run of the short workload")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-compile", action="store_true", help="leave out compile_s, half a minute or more")
+    parser.add_argument("--vidur", type=Path, metavar="DIR", help="a checkout of Vidur to run the chunked workload in")
     given = parser.parse_args()
-    figures = measure(given.requests)
+    found = figures(given.repeats, most=given.requests, compiling=not given.no_compile, vidur=given.vidur)
     if given.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+        sys.stdout.write(json.dumps(found) + "\n")
         return
-    for name, value in figures.items():
-        sys.stdout.write(f"{name:22} {'no trace' if value is None else f'{value:,.2f}'}\n")
+    for name, value in found.items():
+        sys.stdout.write(f"{name:26} {'not measured' if value is None else f'{value:,.3f}'}\n")
 
 
 if __name__ == "__main__":

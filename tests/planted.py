@@ -59,3 +59,17 @@ class Planted:
         """A floor and the message, twice for every other GPU; nothing for one."""
         (message,) = columns(message_bytes)
         return _answer(np.zeros(message.shape) if tp == 1 else self.floor + 2.0 * (tp - 1) * np.floor(message / 8))
+
+
+@dataclass(frozen=True)
+class Uneven(Planted):
+    """Attention of decoding rows that follows no line, measured here and there: every token of context matters."""
+
+    label: str = "uneven"
+
+    def decode_attention(
+        self, rows: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
+    ) -> Times:
+        """Any function of rows and context will do."""
+        queries, cached = columns(rows, context)
+        return self.floor + 7.3 * queries + (37 * cached + 11 * queries) % 101, cached % 3 != 0

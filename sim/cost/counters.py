@@ -1,7 +1,6 @@
 """Work done, and what the dense model would have done for the same rows, in whole numbers of rows, reads and pairs."""
 
 from sim.cost.tables import (
-    ALL,
     ATTN_READS,
     ATTN_ROWS,
     CACHED,
@@ -9,6 +8,7 @@ from sim.cost.tables import (
     CACHED_DENSE,
     CHUNK_CACHED,
     CHUNK_PAIRS,
+    CLASSES,
     CONTEXT,
     COUNTERS,
     DRAFT_PASSES,
@@ -74,9 +74,9 @@ def count_attention(tables: Tables, scratch: Scratch, g: int, reads: int) -> Non
         cached += rows[SAMPLED_CONTEXT]
     if tables.sampled[g] & HAS_ATTN:
         pairs += rows[SAMPLED_CONTEXT]
-    for u in range(scratch.classes.shape[0]):
+    for u in scratch.there[: rows[CLASSES]]:
         one = scratch.classes[u]
-        if one[ALL] > 0 and tables.decode[u, g] & HAS_ATTN:
+        if tables.decode[u, g] & HAS_ATTN:
             pairs += one[CONTEXT] + one[PAIRS_AGAIN]
             cached += one[CONTEXT] + one[CACHED_AGAIN]
     scratch.counters[PAIRS] += tables.layers[g] * pairs
@@ -87,7 +87,7 @@ def count_dense(scratch: Scratch) -> None:
     """Count the step itself, its head, and a layer of the dense model under the same rows."""
     rows, counters = scratch.rows, scratch.counters
     pairs, cached = rows[CHUNK_PAIRS], rows[CHUNK_CACHED]
-    for u in range(scratch.classes.shape[0]):
+    for u in scratch.there[: rows[CLASSES]]:
         one = scratch.classes[u]
         pairs += one[CONTEXT] + one[PAIRS_AGAIN]
         cached += one[CONTEXT] + one[CACHED_AGAIN]

@@ -14,6 +14,7 @@ from sim.cost.tables import (
     CELL_ROWS,
     CHUNK_NS,
     CHUNK_OUTSIDE_NS,
+    CLASSES,
     COMMUNICATION,
     COMPUTE,
     CONTEXT,
@@ -61,7 +62,10 @@ def price_step(tables: Tables, scratch: Scratch) -> int:
     rows[KERNELS] = tables.kernels_step
     rows[TOTAL] = rows[PROMPT] + rows[SAMPLED] + rows[DRAFTS]
     for u in range(scratch.classes.shape[0]):
-        rows[TOTAL] += scratch.classes[u, ALL]
+        if scratch.classes[u, ALL] > 0:
+            rows[TOTAL] += scratch.classes[u, ALL]
+            scratch.there[rows[CLASSES]] = u
+            rows[CLASSES] += 1
     for g in range(tables.layers.size):
         rows[KERNELS] += price_group(tables, scratch, g)
     book(tables, scratch, EMBED, rows[TOTAL], 1, POINTWISE)
@@ -154,7 +158,7 @@ def book_chunks(tables: Tables, scratch: Scratch, g: int) -> None:
         ns += scratch.chunk_ns[CHUNK_NS]
         outside_ns += scratch.chunk_ns[CHUNK_OUTSIDE_NS]
     if scratch.rows[RECOMPUTED] > 0:
-        for u in range(scratch.classes.shape[0]):
+        for u in scratch.there[: scratch.rows[CLASSES]]:
             if tables.decode[u, g] & HAS_ATTN:
                 ns += scratch.class_ns[u, CHUNK_NS]
                 outside_ns += scratch.class_ns[u, CHUNK_OUTSIDE_NS]
@@ -221,7 +225,7 @@ def book_draft(tables: Tables, scratch: Scratch, g: int) -> int:
     book(tables, scratch, FFN_POINTWISE, single, times, POINTWISE)
     book(tables, scratch, REDUCE, single, 2 * times, COMMUNICATION)
     context = 0
-    for u in range(scratch.classes.shape[0]):
+    for u in scratch.there[: scratch.rows[CLASSES]]:
         context += scratch.classes[u, CONTEXT]
     book_decoding(tables, scratch, g, single, context, times)
     return layers * (tables.kernels_attn + tables.kernels_ffn)

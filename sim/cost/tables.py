@@ -69,8 +69,9 @@ WHOLE = 2**30  # of UNREAD
     RECOMPUTED,  # chunks of generated tokens
     TOTAL,  # rows of all kinds
     KERNELS,  # launched
-) = range(13)
-ROW_TALLIES = 13
+    CLASSES,  # of generated tokens that are there
+) = range(14)
+ROW_TALLIES = 14
 CHUNK_NS, CHUNK_OUTSIDE_NS = range(2)  # attention of chunks, per layer
 
 # tallies of generated tokens, by class
@@ -144,6 +145,7 @@ class Scratch(NamedTuple):
     rows: Ints  # [ROW_TALLIES] of the step
     chunk_ns: Floats  # [2] of prompt chunks
     classes: Ints  # [U, CLASS_TALLIES]
+    there: Ints  # [U] the first CLASSES are the classes with rows: most plans have few at a time
     class_ns: Floats  # [U, 2] of recomputed chunks
     groups: Ints  # [G, GROUP_TALLIES]
     parts_ns: Ints  # [PARTS] of this step
@@ -165,6 +167,7 @@ def scratch_for(tables: Tables) -> Scratch:
         rows=zeros(ROW_TALLIES),
         chunk_ns=np.zeros(2),
         classes=zeros(u, CLASS_TALLIES),
+        there=zeros(u),
         class_ns=np.zeros((u, 2)),
         groups=zeros(g, GROUP_TALLIES),
         parts_ns=zeros(PARTS),

@@ -8,6 +8,7 @@ from sim.cost.tables import (
     CACHED_AGAIN,
     CHUNK_CACHED,
     CHUNK_PAIRS,
+    CLASSES,
     CONTEXT,
     DRAFT_PASSES,
     DRAFTED,
@@ -120,7 +121,7 @@ def tally_group(tables: Tables, scratch: Scratch, g: int) -> None:
     if sampled & HAS_ATTN and not prompt & HAS_ATTN:
         group[SOLO] = rows[SAMPLED]
         group[SOLO_CONTEXT] = rows[SAMPLED_CONTEXT]
-    for u in range(scratch.classes.shape[0]):
+    for u in scratch.there[: rows[CLASSES]]:
         flags, one = tables.decode[u, g], scratch.classes[u]
         tokens = one[ALL] if tables.drafted[g] else one[ALL] + one[DRAFTED]
         if flags & HAS_ATTN:

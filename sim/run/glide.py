@@ -44,8 +44,8 @@ from sim.run.replica import (
     sent_ns,
     used_units,
 )
-from sim.run.steady import N_READING, NEVER, RING, ROWS, STEP, TRIED, Flow, pass_steps
-from sim.serving.columns import FREE, N_ROWS, NOBODY, TAIL
+from sim.run.steady import N_READING, NEVER, RING, ROWS, STEP, Flow, pass_steps
+from sim.serving.columns import FREE, N_ROWS, NOBODY
 
 FEW = 8  # steps priced ahead at first: most runs are short
 
@@ -94,11 +94,11 @@ def glide(replica: Replica, flow: Flow, until_ns: int) -> bool:
 def bounds(replica: Replica, flow: Flow, until_ns: int) -> tuple[int, int]:
     """The time up to which nobody comes, and the most iterations to glide: none where more may happen than tokens.
 
-    All that run must just decode. Those who wait found no room when it was last tried; then they find none while it
-    lasts.
+    All that run must just decode. Those who wait found no room when the pending iteration was scheduled; then they find
+    none while it lasts.
     """
     counts, scalars, clock = replica.state.counts, flow.scalars, replica.clock
-    if counts[N_ROWS] > 0 or scalars[N_READING] > 0 or scalars[ROWS] == 0 or counts[TAIL] != scalars[TRIED]:
+    if counts[N_ROWS] > 0 or scalars[N_READING] > 0 or scalars[ROWS] == 0:
         return until_ns, 0
     if flow.days[scalars[STEP] % RING] != NOBODY:
         return until_ns, 0  # a single iteration is no run

@@ -102,7 +102,7 @@ class Mold:
             emitted=np.zeros(seqs, dtype=np.int64),
             clock=clock,
             log=np.zeros((rows, known.log.shape[1]), dtype=np.int64),
-            trace=known.trace.copy() if self._keep_log else known.trace[:0].copy(),
+            trace=np.empty_like(known.trace if self._keep_log else known.trace[:0]),
             gaps=np.zeros(8 * seqs + rows, dtype=np.int64),
         )
         flow = flow_for(known.tables, known.live_units, slots, seqs, knobs.block_tokens)

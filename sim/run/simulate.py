@@ -1,10 +1,10 @@
 """One replica under a workload, on SimPy's clock in integer nanoseconds."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from time import perf_counter
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import simpy
@@ -48,6 +48,7 @@ from sim.serving.memory import most_units
 from sim.workload.workload import Workload
 
 LUCK = 1 << 16
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 Oversized = Literal["error", "refuse"]
 
@@ -102,7 +103,8 @@ class Simulation:
 
     def _lowered(self, times: KernelTimes) -> Tables:
         context = self.max_context or self.deployment.model.max_context
-        return _lowered(self.plan, self.deployment, _Itself(times), self.config, context)
+        plan, known = _Known(self.plan.digest, self.plan), _Known(id(times), times)
+        return _lowered(plan, self.deployment, known, self.config, context)
 
     def _replica(self, times: KernelTimes, tables: Tables | None = None) -> Replica:
         work, config = self.workload, self.config
@@ -196,23 +198,20 @@ class Log:
 _times_for = lru_cache(times_for)
 
 
-@dataclass(frozen=True, eq=False)
-class _Itself:
-    """Kernel times as a key: equal to themselves alone."""
+@dataclass(frozen=True)
+class _Known(Generic[T]):
+    """A value by its key: two are equal where their keys are."""
 
-    times: KernelTimes
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.times is self.times
-
-    def __hash__(self) -> int:
-        return id(self.times)
+    key: Hashable
+    value: T = field(compare=False)
 
 
 @lru_cache(maxsize=8)
-def _lowered(plan: SkipPlan, on: Deployment, times: _Itself, config: SchedulerConfig, max_context: int) -> Tables:
+def _lowered(
+    plan: _Known[SkipPlan], on: Deployment, times: _Known[KernelTimes], config: SchedulerConfig, max_context: int
+) -> Tables:
     """The price list; a study runs the same one many times."""
-    return lower(plan, on, times.times, config, max_context=max_context)
+    return lower(plan.value, on, times.value, config, max_context=max_context)
 
 
 def _asked(work: Workload, *, caching: bool) -> Asked:

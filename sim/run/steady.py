@@ -26,7 +26,6 @@ from sim.serving.columns import (
     N_SLOTS,
     NOBODY,
     RUNNING,
-    TAIL,
     Ints,
 )
 from sim.serving.config import CHUNKED
@@ -37,16 +36,8 @@ RING = 1024
 NEVER = 2**60
 
 # scalars of the flow
-(
-    STEADY,
-    STEP,
-    ROWS,
-    YOUNGEST,
-    N_READING,
-    N_DUE,
-    TRIED,  # end of the queue when admission was last tried
-) = range(7)
-SCALARS = 7
+(STEADY, STEP, ROWS, YOUNGEST, N_READING, N_DUE) = range(6)
+SCALARS = 6
 
 # sums of a row class
 (F_ROWS, F_CONTEXT, F_OPEN) = range(3)
@@ -106,7 +97,7 @@ def enter(replica: Replica, flow: Flow) -> bool:
     """Whether the running requests could be moved into the flow; if not, nothing has changed."""
     state = replica.state
     knobs = replica.knobs
-    if knobs.policy != CHUNKED or knobs.draft_tokens > 0 or knobs.reserve_output:  # reserved blocks do not grow
+    if knobs.policy != CHUNKED or knobs.draft_tokens > 0:
         return False
     flow.scalars[:] = 0
     flow.scalars[STEADY] = 1
@@ -154,11 +145,13 @@ def catch_up(replica: Replica, flow: Flow, request: int) -> None:
     state.generated[request] += tokens
     state.computed[request] += tokens
     state.last_token_ns[request] = replica.clock[DELIVERED]
+    flow.since[request] = flow.scalars[STEP]
+    if replica.knobs.reserve_output:
+        return
     blocks = blocks_for(state.computed[request], replica.knobs.block_tokens)
     if replica.knobs.hash_tokens > 0:
         blocks -= state.shared[request] * (replica.knobs.hash_tokens // replica.knobs.block_tokens)
     state.blocks[request] = blocks
-    flow.since[request] = flow.scalars[STEP]
 
 
 def join(replica: Replica, flow: Flow, request: int) -> None:
@@ -188,7 +181,8 @@ def add(replica: Replica, flow: Flow, request: int, sign: int, since: int) -> No
     if fed >= tables.gate_warmup:
         flow.sums[u, F_OPEN] += sign
     block = replica.knobs.block_tokens
-    flow.phase_units[(flow.scalars[STEP] - computed) % block] += sign * state.units[request]
+    if not replica.knobs.reserve_output:  # what was reserved does not grow
+        flow.phase_units[(flow.scalars[STEP] - computed) % block] += sign * state.units[request]
 
 
 def schedule_steady(replica: Replica, flow: Flow) -> bool:
@@ -216,7 +210,6 @@ def schedule_steady(replica: Replica, flow: Flow) -> bool:
     for i in range(first, state.counts[N_SLOTS]):
         flow.reading[scalars[N_READING]] = state.running[i]
         scalars[N_READING] += 1
-    scalars[TRIED] = state.counts[TAIL]
     return state.counts[N_ROWS] > 0 or scalars[ROWS] > 0
 
 

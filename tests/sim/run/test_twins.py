@@ -6,7 +6,7 @@ from itertools import cycle
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sim.cost.work import work_done
@@ -19,7 +19,7 @@ from sim.run.result import Result
 from sim.run.simulate import Simulation, with_strategy
 from sim.run.steady import flow_for
 from tests.gen import models, scheduler_configs, strategy_plans, workloads
-from tests.planted import Planted
+from tests.planted import Planted, Uneven
 from tests.sim.cost.steps import deployments
 from tests.sim.run.cases import CONTEXT, replay, simulations
 
@@ -60,24 +60,42 @@ def test_requests_that_decode_as_sums_are_the_requests_that_decode_in_rows(simul
     assert_equal(roomy.run(), roomy.run(stepwise=True))
 
 
-def long_answers(simulation: Simulation, more: int) -> Simulation:
-    """The same with answers longer by so many tokens, and memory for most of them: most iterations only decode."""
-    work = simulation.workload
-    tokens = int((work.prompt_tokens + work.output_tokens).sum()) + more * len(work)
-    blocks = 1 + tokens // simulation.config.block_tokens * simulation.plan.caches.size // simulation.plan.layers
+def long_answers(simulation: Simulation, more: int, share: float = 1.0) -> Simulation:
+    """The same with answers longer by so many tokens, and memory for a share of them: most iterations only decode."""
+    work, block = simulation.workload, simulation.config.block_tokens
+    tokens = work.prompt_tokens + work.output_tokens + more
+    blocks = 1 + max(int(tokens.sum() * share), int(tokens.max())) // block
     return replace(
         simulation,
         workload=replace(work, output_tokens=work.output_tokens + more),
-        deployment=replace(simulation.deployment, kv_blocks=blocks),
+        deployment=replace(
+            simulation.deployment, kv_blocks=-(-blocks * simulation.plan.caches.size // simulation.plan.layers)
+        ),
         max_context=CONTEXT + more,
+        times=Uneven(),
     )
 
 
-@given(simulations(policies=("chunked",), max_requests=6), st.integers(1, 90))
-def test_runs_of_decode_steps_are_their_steps(simulation: Simulation, more: int) -> None:
-    """INV-37 where several iterations are priced and logged at once."""
-    long = long_answers(simulation, more)
+@given(simulations(policies=("chunked",), max_requests=6), st.integers(1, 90), st.floats(0.2, 1))
+def test_runs_of_decode_steps_are_their_steps(simulation: Simulation, more: int, share: float) -> None:
+    """INV-37 where several iterations are priced and logged at once, and memory ends in the middle of them."""
+    long = long_answers(simulation, more, share)
     assert_equal(long.run(), long.run(stepwise=True))
+
+
+@given(simulations(policies=("chunked",), loops=False, frontend=False), st.integers(1, 40), st.data())
+def test_who_comes_as_an_iteration_ends_is_in_the_next(simulation: Simulation, more: int, data: st.DataObject) -> None:
+    """INV-37 at one nanosecond: requests come exactly when iterations of the same run without them end."""
+    long = long_answers(simulation, more)
+    n = len(long.workload)
+    assume(n > 1)
+    late = data.draw(st.integers(1, n - 1))
+    frame = replace(long, workload=long.workload.take(n - late)).run().iterations
+    ends = (frame["start_ns"] + frame["duration_ns"]).to_list() or [0]
+    arrivals = long.workload.arrival_ns.copy()
+    arrivals[n - late :] = sorted(data.draw(st.lists(st.sampled_from(ends), min_size=late, max_size=late)))
+    met = replace(long, workload=replace(long.workload, arrival_ns=np.maximum.accumulate(arrivals)))
+    assert_equal(met.run(), met.run(stepwise=True))
 
 
 @given(
