@@ -1,4 +1,4 @@
-"""Writes the README's table: `python docs/table.py out/study`, a folder that `study --save` wrote."""
+"""Writes the README's table: `python docs/table.py out/study`, a folder that `study --save` wrote; another page: a second argument."""
 
 import re
 import sys
@@ -39,17 +39,16 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One plan's cells: figures with their 90 % intervals."""
     gain, shares = "1.00x", ["", "", ""]
     if row["strategy"] != "dense":
-        gain = f"{row['gain']:.2f}x ({row['gain_low']:.2f}–{row['gain_high']:.2f})"
+        gain = within(row, "gain", "x", ".2f")
         shares = [percent(row[name]) for name in SAVED]
-    tpot = "tpot_p50_ms"
-    return (
-        PLANS[row["strategy"]],
-        f"{row['max_qps_per_gpu']:.1f} ({row['max_qps_low']:.1f}–{row['max_qps_high']:.1f})",
-        f"{row['gpus']} ({row['gpus_low']}–{row['gpus_high']})",
-        gain,
-        f"{row[tpot]:.1f} ms ({row[f'{tpot}_low']:.1f}–{row[f'{tpot}_high']:.1f})",
-        *shares,
-    )
+    capacity = within(row, "max_qps_per_gpu", "", ".1f", "max_qps")
+    return (PLANS[row["strategy"]], capacity, within(row, "gpus", "", "d"), gain, within(row, "tpot_p50_ms", " ms", ".1f"), *shares)
+
+
+def within(row: Mapping[str, Any], name: str, unit: str, form: str, bounds: str = "") -> str:
+    """A figure with its 90 % interval; alone in a study without one."""
+    value, low, high = row[name], row.get(f"{bounds or name}_low"), row.get(f"{bounds or name}_high")
+    return f"{value:{form}}{unit}" + ("" if low is None else f" ({low:{form}}–{high:{form}})")
 
 
 def percent(share: float) -> str:
@@ -60,9 +59,10 @@ def percent(share: float) -> str:
 if __name__ == "__main__":
     try:
         new = table(load_outcome(Path(sys.argv[1] if len(sys.argv) > 1 else "out/study")), date.today())
-        text, found = TABLE.subn(lambda _: new, README.read_text(encoding="utf-8"))
+        page = Path(sys.argv[2]) if len(sys.argv) > 2 else README
+        text, found = TABLE.subn(lambda _: new, page.read_text(encoding="utf-8"))
         if found != 1:
-            raise InputError(f"{README} holds {found} such tables; it should hold one")
-        README.write_text(text, encoding="utf-8")
+            raise InputError(f"{page} holds {found} such tables; it should hold one")
+        page.write_text(text, encoding="utf-8")
     except InputError as mistake:
         sys.exit(f"table: {mistake}")

@@ -24,7 +24,8 @@ REMARK = re.compile(r"  #.*| {3,}(?!--)\S.*")  # behind a command: a comment, or
 COMMAND = re.compile(r"(?:python -m (?:sim|engine|calibration)|python [\w/]+\.py|make)(?: [^\n`]*)?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-SHORT = ("python -m sim", "python -m engine", "python -m calibration", "make")  # named, not shown
+# named, not shown: commands that want more words
+SHORT = ("python -m sim", "python -m engine", "python -m calibration", "python -m sim sweep", "make")
 
 
 def name_of(page: Path) -> str:
@@ -100,7 +101,8 @@ def test_every_command_is_run_somewhere() -> None:
     for page, command in CASES:
         elsewhere = [path for start, path in ELSEWHERE.items() if command.startswith(start)]
         assert all((ROOT / path).is_file() for path in elsewhere)
-        here = command in MARKED or command.split()[1:3] in (["-m", "sim"], ["-m", "engine"]) or "picture.py" in command
+        here = command in MARKED or command.split()[1:3] in (["-m", "sim"], ["-m", "engine"])
+        here = here or command.split()[1] in DRAWN
         assert elsewhere or here, f"{page}: nothing runs {command}"
 
 
@@ -113,9 +115,9 @@ def test_commands_that_no_block_runs_run_on_a_small_scale(tmp_path: Path, monkey
     commands = [c for c in dict.fromkeys(c for _, c in CASES) if c not in MARKED and not c.startswith(tuple(ELSEWHERE))]
     assert len(commands) > 8
     for command in commands:
-        words = shlex.split(command)
-        if words[1:2] == ["docs/picture.py"]:
-            draw_pictures(Path(words[2]), tmp_path)
+        words = shlex.split(command.replace("=calibration/", f"={ROOT}/calibration/"))
+        if words[1] in DRAWN:
+            DRAWN[words[1]](Path(words[2]), tmp_path)
         elif words[2] == "sim" and not set(words) & set(MADE):
             assert cli.main(words[3:] + SMALL.get(words[3], [])) == 0, command
         elif words[2] == "engine":
@@ -130,6 +132,24 @@ def draw_pictures(study: Path, target: Path) -> None:
         assert made.stderr.startswith("picture: no Chromium found")
     else:
         assert {"study.png", "sliders.png"} <= {path.name for path in target.glob("*.png")}
+
+
+def write_table(study: Path, target: Path) -> None:
+    """What writes the README's table, into a copy of it: one row a plan, the rest as it was."""
+    page = target / "README.md"
+    before = (ROOT / "README.md").read_text(encoding="utf-8")
+    page.write_text(before, encoding="utf-8")
+    script = [sys.executable, str(ROOT / "docs" / "table.py"), str(study), str(page)]
+    made = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert made.returncode == 0, made.stderr
+    after = page.read_text(encoding="utf-8")
+    start, end = before.index("| plan |"), before.index("; `python -m sim study --save")
+    assert after[:start] == before[:start]
+    assert after.endswith(before[end:])
+    assert after.count("\n| ") == before.count("\n| ")
+
+
+DRAWN = {"docs/picture.py": draw_pictures, "docs/table.py": write_table}  # what is drawn from a saved study
 
 
 def run_engine(words: list[str]) -> None:
