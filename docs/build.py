@@ -50,8 +50,9 @@ def prepare(folder: Path) -> None:
     named = {"index"}
     with (folder / "index.md").open("a", encoding="utf-8") as index:
         for caption, entries in NAVIGATION.items():
-            found = [str(p.relative_to(folder).with_suffix("")) for e in entries for p in sorted(folder.glob(f"{e}.md"))]
-            names = [name for name in dict.fromkeys(found) if name not in named]
+            paths = [path for entry in entries for path in sorted(folder.glob(f"{entry}.md"))]
+            found = dict.fromkeys(str(path.relative_to(folder).with_suffix("")) for path in paths)
+            names = [name for name in found if name not in named]
             named.update(names)
             index.write("\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(names) + "\n```\n")
 

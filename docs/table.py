@@ -1,4 +1,4 @@
-"""Writes the README's table: `python docs/table.py out/study`, a folder that `study --save` wrote; another page: a second argument."""
+"""Writes the README's table: `python docs/table.py out/study`, a folder of `study --save`; of another page: name it second."""
 
 import re
 import sys
@@ -42,7 +42,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         gain = within(row, "gain", "x", ".2f")
         shares = [percent(row[name]) for name in SAVED]
     capacity = within(row, "max_qps_per_gpu", "", ".1f", "max_qps")
-    return (PLANS[row["strategy"]], capacity, within(row, "gpus", "", "d"), gain, within(row, "tpot_p50_ms", " ms", ".1f"), *shares)
+    gpus, tpot = within(row, "gpus", "", "d"), within(row, "tpot_p50_ms", " ms", ".1f")
+    return (PLANS[row["strategy"]], capacity, gpus, gain, tpot, *shares)
 
 
 def within(row: Mapping[str, Any], name: str, unit: str, form: str, bounds: str = "") -> str:
