@@ -1,4 +1,4 @@
-"""Writes the README's table: `python docs/table.py out/study`, a folder of `study --save`; of another page: name it second."""
+"""Writes the README's table (or another page's, named second): `python docs/table.py out/study`, of `study --save`."""
 
 import re
 import sys
