@@ -102,11 +102,12 @@ def _measure(args: argparse.Namespace) -> int:
 def measure(request: Request, *, tell: Callable[[str], None] = lambda _: None) -> Outcome:
     """Measure until all is done or the budget is spent. Raises InputError for what cannot be measured here.
 
-    What a kernel throws is a finding: it is recorded, and the others are measured, unless all fail from there on.
+    What a kernel throws is a finding: it is recorded, and the others are measured, unless all fail from there on. What
+    failed before is tried once more, after all the rest: it may have been the device, and it may bring it down.
     """
     session = Session.of(request)
     rows = Rows(request.out, session.head, resume=request.resume)
-    items = [one for one in session.items() if one.key not in rows.done]
+    items = sorted((one for one in session.items() if one.key not in rows.done), key=lambda one: one.key in rows.failed)
     began = told = looked = monotonic()
     clocks, failed, streak, count = clocks_as_found(), [], 0, 0
     for one in items:
@@ -188,7 +189,9 @@ class Session:
     def rows(self, one: Item) -> list[dict[str, Any]]:
         """The item, measured. Raises BrokenKernel, and what torch raises where memory is short."""
         if one.op == "step":
+            self.buffers.drop()  # an engine needs the room
             return self.steps.rows(one)
+        self.steps.drop()
         sizes = {"op": one.op, **dict(one.sizes)}
         if one.op == "launch":
             return [sizes | vars(launched(one, self.device))]

@@ -79,6 +79,10 @@ class Buffers:
             self._pages = self.noise(2, need, PAGE, s.kv_heads, s.head_dim)
         return self._pages[0], self._pages[1]
 
+    def drop(self) -> None:
+        """Give the pages back; the next item that needs some makes them anew."""
+        self._pages = None
+
     def tables(self, rows: int, context: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values, and page tables [sets, rows, blocks] that share no page, in no order."""
         blocks = -(-context // PAGE)

@@ -32,7 +32,8 @@ class Rows:
         for name in SAME:
             if there and there[0].get(name) != self.head[name]:
                 raise InputError(f"{self.path}: holds rows of {name} {there[0].get(name)!r}, this is {head[name]!r}")
-        self.done = {str(row["key"]) for row in there}
+        self.done = {str(row["key"]) for row in there if "error" not in row}
+        self.failed = {str(row["key"]) for row in there} - self.done
         self._write(there, mode="w")  # without a last line that was cut off
 
     def add(self, key: str, rows: Iterable[Row]) -> None:

@@ -71,9 +71,10 @@ class Steps:
         return self._llm
 
     def drop(self) -> None:
-        """Give the engine's memory back."""
-        self._llm = None
-        free_memory()
+        """Give the engine's memory back, if there is one."""
+        if self._llm is not None:
+            self._llm = None
+            free_memory()
 
 
 def free_memory() -> None:
