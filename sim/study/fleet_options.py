@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from sim.errors import InputError
+from sim.plans.model import ModelShape
 from sim.plans.spec import strategy_named
 from sim.run.autoscale import Autoscaler
 from sim.run.cluster import Control, Group, RequestClass, Tier
@@ -160,6 +161,20 @@ def _outage(text: str, *, drain: bool) -> Outage:
         raise InputError(f"{what}: write AT_S:REPLICA or AT_S:REPLICA:DOWN_S, as 60:0:300")
     down_ns = _ns(_number(parts[2], what), what) if len(parts) == 3 else None
     return Outage(_ns(_number(parts[0], what), what), int(parts[1]), down_ns, drain)
+
+
+def scores_given(args: argparse.Namespace, model: ModelShape) -> dict[str, float]:
+    """Assumed quality by strategy."""
+    found = {}
+    for text in args.quality or ():
+        spec, _, score = text.rpartition("=")
+        try:
+            found[strategy_named(spec, model).name] = float(score)
+        except ValueError as cause:
+            if isinstance(cause, InputError):
+                raise
+            raise InputError(f"--quality {text}: write SPEC=SCORE, as swift_kv=0.98") from None
+    return found
 
 
 def _number(text: str, what: str) -> float:

@@ -1,11 +1,8 @@
 """A fleet's run as a page that opens offline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import polars as pl
-
-from sim.run.cluster import Group
-from sim.run.fleet_result import FleetResult
+from sim.study.fleet_runs import Ran
 from sim.study.html import Section, page
 from sim.study.pictures import label
 from sim.study.pictures.fleet import fleet_timeline, policy_map
@@ -21,15 +18,13 @@ EXPLAINED = (
 
 
 def fleet_page(
-    result: FleetResult,
-    groups: Sequence[Group],
+    ran: Ran,
     figures: Mapping[str, object],
     *,
     source: str,
-    watch: pl.DataFrame | None = None,
-    policies: pl.DataFrame | None = None,
 ) -> str:
     """The report: clients, policies if there are several, the fleet over time, its replicas, what it rests on."""
+    result, groups, watch, policies = ran.result, ran.groups, ran.watch, ran.policies
     strategies = {group.name: group.plan.name for group in groups}
     known = {name: figures[name] for name in SHOWN if name in figures}
     sections = [Section("What did clients get?", "One row per class of requests.", table=result.classes)]

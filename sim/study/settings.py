@@ -21,8 +21,10 @@ from sim.study.service import Service, kernel_times
 from sim.workload.arrivals import Offline, arrivals_named
 from sim.workload.lengths import quantiles_named
 from sim.workload.traces import read_trace
+from sim.workload.workload import Workload
 
 DEFAULT_WORKLOAD = "azure-conv"
+DEFAULT_QPS = 10.0
 SCHEDULER = (
     "policy",
     "max_num_seqs",
@@ -141,6 +143,24 @@ def _trace_load(args: argparse.Namespace) -> TraceLoad:
     timeless = not trace.arrival_ns.any() and len(trace) > 1
     taken = trace.take(args.limit) if args.limit is not None else trace
     return TraceLoad(taken, args.arrivals or ("poisson" if timeless else None))
+
+
+def workload_of(args: argparse.Namespace, load: Load) -> Workload:
+    """The requests with their arrivals: a closed loop, a given rate, or the trace as it was recorded."""
+    seed = seed_of(args)
+    if args.concurrency is not None:
+        if args.qps is not None or args.arrivals is not None:
+            raise InputError("--concurrency is a closed loop; it goes with neither --qps nor --arrivals")
+        return load.in_loop(args.concurrency, 0 if isinstance(load, TraceLoad) else seed)
+    if args.arrivals is not None and args.arrivals.startswith("offline"):
+        return load.together(0 if isinstance(load, TraceLoad) else seed)
+    if isinstance(load, TraceLoad):
+        if load.arrivals is None:
+            return load.trace if args.qps is None else load.trace.scaled_to(args.qps)
+        if args.qps is None:
+            raise InputError(f"{args.trace}: arrivals are drawn, and need a rate; give --qps, or --concurrency")
+        return load.draw(arrivals_named(load.arrivals, args.qps), seed)
+    return load.at(DEFAULT_QPS if args.qps is None else args.qps, seed)
 
 
 def seed_of(args: argparse.Namespace) -> int:

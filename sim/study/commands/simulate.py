@@ -7,26 +7,21 @@ from typing import Any
 
 from rich.console import Console
 
-from sim.errors import InputError
 from sim.run.result import Result
 from sim.study.chance import STATISTICS
 from sim.study.intervals import varied
-from sim.study.loads import Load, TraceLoad
 from sim.study.options import Parser, add_deployment, add_draws, add_json, add_scheduler, add_slo, add_workload
 from sim.study.run_intervals import run_intervals
 from sim.study.run_report import METRICS, facts_of, run_report, run_summary, sources_line, with_ends
 from sim.study.run_trace import run_trace
-from sim.study.settings import load_of, seed_of, service_of, slo_of
+from sim.study.settings import DEFAULT_QPS, load_of, seed_of, service_of, slo_of, workload_of
 from sim.study.terminal import console, progress, say_json, show_table, write_parquet, write_text
-from sim.workload.arrivals import arrivals_named
-from sim.workload.workload import Workload
 
 EXAMPLE = """\
 example:
   python -m sim simulate --trace trace.csv --strategy swift_kv --json
   python -m sim simulate --workload azure-code --qps 4 --strategy ffn_skip:share=0.25 --html out/run.html
 """
-DEFAULT_QPS = 10.0
 SERVICE = (
     "requests",
     "completed",
@@ -93,24 +88,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(console(), result, summary)
     return 0
-
-
-def workload_of(args: argparse.Namespace, load: Load) -> Workload:
-    """The requests with their arrivals: a closed loop, a given rate, or the trace as it was recorded."""
-    seed = seed_of(args)
-    if args.concurrency is not None:
-        if args.qps is not None or args.arrivals is not None:
-            raise InputError("--concurrency is a closed loop; it goes with neither --qps nor --arrivals")
-        return load.in_loop(args.concurrency, 0 if isinstance(load, TraceLoad) else seed)
-    if args.arrivals is not None and args.arrivals.startswith("offline"):
-        return load.together(0 if isinstance(load, TraceLoad) else seed)
-    if isinstance(load, TraceLoad):
-        if load.arrivals is None:
-            return load.trace if args.qps is None else load.trace.scaled_to(args.qps)
-        if args.qps is None:
-            raise InputError(f"{args.trace}: arrivals are drawn, and need a rate; give --qps, or --concurrency")
-        return load.draw(arrivals_named(load.arrivals, args.qps), seed)
-    return load.at(DEFAULT_QPS if args.qps is None else args.qps, seed)
 
 
 def show(out: Console, result: Result, summary: Mapping[str, Any]) -> None:
