@@ -14,9 +14,9 @@ from engine.kernels.backend import use_triton
 from engine.kernels.compact import compact_rows
 from engine.kernels.ffn_predicated import ffn_gathered, ffn_predicated
 from engine.kernels.norm import CosineGate, add_layer_norm, add_rms_norm
+from sim.plans.rules import GATHERED_ROWS
 
 PREDICATED_ROWS = 2  # above, a row mask saves no weight bytes that cuBLAS would not read faster
-GATHERED_ROWS = 192  # from here on a step is bound by compute, and rows left out save time
 
 
 def leaves_unread(x: Tensor, rows: int) -> bool:

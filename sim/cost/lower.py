@@ -24,9 +24,9 @@ from sim.cost.tables import (
 from sim.cost.times import KernelTimes
 from sim.errors import InputError
 from sim.plans.plan import KV, SkipPlan
+from sim.plans.rules import GATHERED_ROWS
 from sim.serving.config import SchedulerConfig
 
-COMPACT_ROWS = 192  # above the ridge of bandwidth and compute, rows that skip may leave the GEMM
 NEVER = 2**60
 
 
@@ -113,7 +113,7 @@ def lower(plan: SkipPlan, on: Deployment, times: KernelTimes, config: SchedulerC
         kv_token_bytes=m.kv_bytes_per_token_layer(BYTES[on.kv]),
         total_layers=m.layers,
         gate_warmup=plan.gate.warmup_tokens if plan.gate else NEVER,
-        compact_rows=COMPACT_ROWS,
+        gathered_rows=GATHERED_ROWS,
         draft_tokens=plan.draft.tokens if plan.draft else 0,
         acceptance=plan.draft.acceptance if plan.draft else 0.0,
         kernels_attn=5 + (on.tp > 1),  # norm, QKV, rotary + KV write, attention, output

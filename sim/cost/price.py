@@ -197,7 +197,7 @@ def book_ffn(tables: Tables, scratch: Scratch, g: int, rows: int) -> float:
         gated = scratch.groups[g, IN_GATE]
         if gated == rows:
             unread = tables.gate_all[g, gated]
-        if rows >= tables.compact_rows:
+        if rows >= tables.gathered_rows:
             rows -= int(gated * tables.gate_skip[g] + 0.5)
     share = 1.0 - unread
     for kind, part in ((FFN_GEMMS, COMPUTE), (FFN_POINTWISE, POINTWISE)):

@@ -120,7 +120,7 @@ class Tables(NamedTuple):
     kv_token_bytes: float  # of one token in one cache, whole model
     total_layers: int
     gate_warmup: int  # generated tokens before the gate opens
-    compact_rows: int  # FFN rows from which skipping rows leave the GEMM (row compaction pays)
+    gathered_rows: int  # FFN rows from which skipping rows leave the GEMM
     draft_tokens: int
     acceptance: float  # probability that a draft token is accepted
     kernels_attn: int  # launched per layer that attends

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from sim.errors import PlanError
 
+GATHERED_ROWS = 192  # from here on a step is bound by compute: rows that skip an FFN leave its GEMMs, and save time
+
 
 @dataclass(frozen=True, eq=False)
 class Together:
