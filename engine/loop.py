@@ -26,8 +26,9 @@ from engine.stream import StopText, Stream, refusal, unusable
 from engine.transfer import to_device
 from sim.plans.plan import SkipPlan
 from sim.serving.columns import HEAD, N_FRONT, N_RUNNING, REFUSED, TAIL
+from sim.serving.completion import abort, complete, samples
 from sim.serving.config import SchedulerConfig, knobs_of
-from sim.serving.scheduler import abort, arrive, complete, samples, schedule
+from sim.serving.scheduler import arrive, schedule
 
 
 class Engine:
@@ -80,9 +81,7 @@ class Engine:
         """Whether anybody runs or waits, or tokens are still to be read."""
         return bool(self.state.counts[N_RUNNING]) or self.waiting > 0 or self._flying is not None
 
-    def add(
-        self, prompt: Sequence[int], params: SamplingParams, *, stop_text: StopText | None = None
-    ) -> int:
+    def add(self, prompt: Sequence[int], params: SamplingParams, *, stop_text: StopText | None = None) -> int:
         """The request's number. One that can never run is finished at once, with an error and nothing held."""
         request = len(self.streams)
         tokens = [int(token) for token in prompt]
@@ -254,4 +253,3 @@ class Engine:
         if room != self._room:
             self._room = room
             self.asked, self.state = grown(self.asked, self.state, columns_for(room, self.knobs))
-

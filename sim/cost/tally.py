@@ -32,7 +32,7 @@ from sim.cost.tables import (
     Tables,
 )
 from sim.serving.columns import N_ROWS, Asked, State
-from sim.serving.scheduler import samples
+from sim.serving.completion import samples
 
 
 def tally(asked: Asked, state: State, tables: Tables, scratch: Scratch) -> None:

@@ -6,9 +6,9 @@ that names a request by its slot moves by one number.
 
 import numpy as np
 
+from sim.run.flow import STEADY, flow_for, leave
 from sim.run.replica import FAR, NEXT, STEP_END
 from sim.run.seat import GONE, HASHES, TAGS, TAKEN, Seat
-from sim.run.steady import STEADY, flow_for, leave
 from sim.serving.columns import DONE, HEAD, N_FRONT, N_SLOTS, NOBODY, REFUSED, TAIL, asked_of, state_of
 
 # columns of State: one place per request, lists of requests; all others name prefix entries, rows or totals

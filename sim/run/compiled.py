@@ -17,16 +17,18 @@ import numba
 from numba.extending import register_jitable
 
 from sim.cost import ahead, counters, grid, price, tables, tally
-from sim.run import glide, loop, replica, steady
-from sim.serving import columns, config, memory, scheduler
+from sim.run import flow, glide, loop, replica, steady
+from sim.serving import columns, completion, config, memory, scheduler
 
 # The loop allocates nothing, so reference counts of its columns need not be kept: that alone is a factor of ten.
 OPTIONS: dict[str, Any] = {"_nrt": False}
 # The state is a tuple of some sixty arrays, copied at every call that is not inlined: another factor of ten. These few
 # are called at most once per iteration and stay calls, or compiling would take minutes.
 CALLS = frozenset({"schedule", "enter", "leave", "preempt"})
-Advance = Callable[[replica.Replica, steady.Flow, int], int]
-SOURCES: tuple[ModuleType, ...] = (memory, scheduler, grid, counters, tally, price, ahead, replica, steady, glide, loop)
+Advance = Callable[[replica.Replica, flow.Flow, int], int]
+SOURCES: tuple[ModuleType, ...] = (
+    memory, scheduler, completion, grid, counters, tally, price, ahead, replica, flow, steady, glide, loop,
+)  # fmt: skip
 
 
 def source_digest() -> str:

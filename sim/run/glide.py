@@ -18,6 +18,7 @@ from sim.cost.tables import (
     OUTSIDE_KV_NS,
     PARTS,
 )
+from sim.run.flow import N_READING, NEVER, RING, ROWS, STEP, Flow
 from sim.run.replica import (
     BEFORE,
     DELIVERED,
@@ -44,7 +45,7 @@ from sim.run.replica import (
     sent_ns,
     used_units,
 )
-from sim.run.steady import N_READING, NEVER, RING, ROWS, STEP, Flow, pass_steps
+from sim.run.steady import pass_steps
 from sim.serving.columns import FREE, N_ROWS, NOBODY
 
 FEW = 8  # steps priced ahead at first: most runs are short

@@ -69,7 +69,7 @@ def iterations_of(log: Logged) -> Ints:
         part[:, column] = log.trace[:, traced]
     part[:, L_PARTS + LAUNCH] = log.trace[:, T_LAUNCH]
     part[:, L_PARTS + HOST] = 0
-    part[:, L_PARTS + HOST] = part[:, L_NS] - part[:, L_PARTS :].sum(axis=1)
+    part[:, L_PARTS + HOST] = part[:, L_NS] - part[:, L_PARTS:].sum(axis=1)
     rows[several] = part
     before = np.cumsum(rows[:, L_NS]) - rows[:, L_NS]
     first = (np.cumsum(steps) - steps).repeat(steps)

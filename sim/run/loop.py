@@ -1,5 +1,6 @@
 """The loop that runs compiled: from event to event, in sums where it can, row by row where it must."""
 
+from sim.run.flow import ROWS, STEADY, Flow, enter, leave
 from sim.run.glide import glide
 from sim.run.replica import (
     FULL,
@@ -16,7 +17,7 @@ from sim.run.replica import (
     is_full,
     seen_ns,
 )
-from sim.run.steady import ROWS, STEADY, Flow, enter, leave, price_rows_and_sums, schedule_steady, take_in, turn
+from sim.run.steady import price_rows_and_sums, schedule_steady, take_in, turn
 from sim.serving.columns import HEAD, N_FRONT, NOBODY, TAIL
 from sim.serving.scheduler import schedule
 

@@ -25,8 +25,9 @@ from sim.serving.columns import (
     Ints,
     State,
 )
+from sim.serving.completion import complete, samples
 from sim.serving.config import Knobs
-from sim.serving.scheduler import arrive, complete, samples, schedule
+from sim.serving.scheduler import arrive, schedule
 
 # clock
 (

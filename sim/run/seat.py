@@ -13,9 +13,9 @@ import numpy as np
 
 from sim.cost.tables import Tables, scratch_for
 from sim.cost.times import times_for
+from sim.run.flow import Flow, flow_for
 from sim.run.replica import CLOCKS, FAR, STEP_END, Replica
 from sim.run.simulate import Simulation
-from sim.run.steady import Flow, flow_for
 from sim.serving.columns import NOBODY, Ints, asked_of, state_of
 
 SLOTS = 64

@@ -1,6 +1,6 @@
 """One replica under a workload, on SimPy's clock in integer nanoseconds."""
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from time import perf_counter
@@ -16,41 +16,31 @@ from sim.cost.times import KernelTimes, times_for
 from sim.cost.work import work_done
 from sim.errors import CapacityError, InputError
 from sim.plans.plan import SkipPlan
-from sim.run.compiled import compiled_advance
-from sim.run.log import Logged, drained, held, joined
+from sim.run import drive
+from sim.run.drive import Log, Progress
 from sim.run.replica import (
     CLOCKS,
     CONCURRENCY,
     FAR,
-    FOREVER,
-    FULL,
     LOG_COLUMNS,
     LOG_ROWS,
-    NEXT,
-    NOW,
     RELEASED,
     STEP_END,
     TRACE_COLUMNS,
     TRACE_ROWS,
     Replica,
-    admit_arrivals,
-    begin_step,
-    book_step,
-    finish_step,
-    is_full,
-    seen_ns,
 )
 from sim.run.result import Result
-from sim.run.steady import flow_for
-from sim.serving.columns import DONE, N_DONE, NOBODY, REFUSED, Asked, asked_of, state_of
+from sim.serving.columns import DONE, NOBODY, REFUSED, Asked, asked_of, state_of
 from sim.serving.config import Knobs, SchedulerConfig, knobs_of
 from sim.serving.memory import most_units
 from sim.workload.workload import Workload
 
 LUCK = 1 << 16
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
 Oversized = Literal["error", "refuse"]
+
+_times_for = lru_cache(times_for)
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class Simulation:
         self._refuse_oversized(replica.asked, replica.knobs)
         log = Log(replica, progress)
         env = simpy.Environment(initial_time=0)
-        env.process(_stepwise(env, replica, log) if stepwise else _compiled(env, replica, log))
+        env.process(drive.stepwise(env, replica, log) if stepwise else drive.compiled(env, replica, log))
         env.run()
         if not np.isin(replica.state.status, (DONE, REFUSED)).all():
             raise CapacityError("the scheduler made no progress: a waiting request fits nowhere")
@@ -172,32 +162,6 @@ def simulate(
     return Simulation(workload, deployment, plan, config or SchedulerConfig(), times=times, seed=seed).run()
 
 
-class Log:
-    """The stretches of a run's log, drained from the replica's fixed buffers."""
-
-    def __init__(self, replica: Replica, progress: Progress | None) -> None:
-        self._replica = replica
-        self._progress = progress
-        self._parts: list[Logged] = []
-
-    def drain(self) -> None:
-        """Copy what the buffers hold and empty them."""
-        self._parts.append(drained(self._replica))
-        self._tell()
-
-    def all(self) -> Logged:
-        """The whole log; the buffers are not to be used any more."""
-        self._tell()
-        return joined([*self._parts, held(self._replica)])
-
-    def _tell(self) -> None:
-        if self._progress:
-            self._progress(int(self._replica.state.counts[N_DONE]), self._replica.asked.arrival_ns.size)
-
-
-_times_for = lru_cache(times_for)
-
-
 @dataclass(frozen=True)
 class _Known(Generic[T]):
     """A value by its key: two are equal where their keys are."""
@@ -225,38 +189,6 @@ def _asked(work: Workload, *, caching: bool) -> Asked:
             dense = np.unique(dense, return_inverse=True)[1]  # the state has a place for every id up to the largest
         return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens, dense, work.hash_offsets)
     return asked_of(arrival_ns, work.prompt_tokens, work.output_tokens)
-
-
-def _compiled(env: simpy.Environment, replica: Replica, log: Log) -> Generator[simpy.Event, None, None]:
-    """Advance to the end in as few events as the log's buffer allows."""
-    advance = compiled_advance()
-    knobs, requests = replica.knobs, replica.asked.arrival_ns.size
-    flow = flow_for(replica.tables, replica.live_units, requests, knobs.max_num_seqs, knobs.block_tokens)
-    while True:
-        why = advance(replica, flow, FOREVER)
-        if replica.clock[NOW] > env.now:
-            yield env.timeout(int(replica.clock[NOW]) - env.now)
-        if why != FULL:
-            return
-        log.drain()
-
-
-def _stepwise(env: simpy.Environment, replica: Replica, log: Log) -> Generator[simpy.Event, None, None]:
-    """The oracle: one event per iteration, interpreted."""
-    clock, arrival_ns = replica.clock, replica.asked.arrival_ns
-    while True:
-        clock[NOW] = env.now
-        admit_arrivals(replica)
-        if begin_step(replica):
-            yield env.timeout(int(clock[STEP_END]) - env.now)
-            book_step(replica, 0)
-            finish_step(replica)
-            if is_full(replica):
-                log.drain()
-        elif clock[NEXT] < arrival_ns.size:
-            yield env.timeout(int(seen_ns(replica, clock[NEXT])) - env.now)
-        else:
-            return
 
 
 def _too_long(asked: Asked, i: int, limit: str) -> str:

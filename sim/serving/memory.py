@@ -98,9 +98,7 @@ def prefix_hits(asked: Asked, state: State, knobs: Knobs, request: int) -> int:
     if knobs.hash_tokens == 0:
         return 0
     first = asked.hash_offsets[request]
-    most = min(
-        asked.hash_offsets[request + 1] - first, (asked.prompt_tokens[request] - 1) // knobs.hash_tokens
-    )
+    most = min(asked.hash_offsets[request + 1] - first, (asked.prompt_tokens[request] - 1) // knobs.hash_tokens)
     hits = 0
     while hits < most and state.resident[asked.hash_ids[first + hits]]:
         hits += 1

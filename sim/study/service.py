@@ -10,8 +10,9 @@ from sim.cost.profiles import EngineProfile
 from sim.cost.tables import Tables
 from sim.cost.times import KernelTimes, Source, times_for
 from sim.plans.plan import SkipPlan
+from sim.run.drive import Progress
 from sim.run.result import Result
-from sim.run.simulate import Oversized, Progress, Simulation
+from sim.run.simulate import Oversized, Simulation
 from sim.serving.config import SchedulerConfig
 from sim.study.loads import Load
 from sim.workload.workload import Workload

@@ -13,11 +13,11 @@ from sim.cost.work import work_done
 from sim.plans.model import ModelShape
 from sim.plans.strategies import cross_layer_kv, dense, early_exit, skip_decode, static_depth, swift_kv
 from sim.run.compiled import compiled_advance
+from sim.run.flow import flow_for
 from sim.run.log import drained, iterations_of, joined
 from sim.run.replica import FULL, IDLE
 from sim.run.result import Result
 from sim.run.simulate import Simulation, with_strategy
-from sim.run.steady import flow_for
 from tests.gen import models, scheduler_configs, strategy_plans, workloads
 from tests.planted import Planted, Uneven
 from tests.sim.cost.steps import deployments

@@ -22,8 +22,9 @@ from sim.serving.columns import (
     asked_of,
     state_of,
 )
+from sim.serving.completion import abort, complete
 from sim.serving.config import CHUNKED, knobs_of
-from sim.serving.scheduler import abort, arrive, complete, schedule
+from sim.serving.scheduler import arrive, schedule
 from tests.gen import models, plans, scheduler_configs, workloads
 from tests.sim.serving.laws import check_prefixes, check_queues, check_rows, check_units
 from tests.sim.serving.paged import PagedKv

@@ -5,9 +5,10 @@ import numpy as np
 from sim.plans.catalogue import model_named
 from sim.plans.strategies import dense
 from sim.serving.columns import DONE, FREE, LRU_FIRST, RUNNING, asked_of, state_of
+from sim.serving.completion import complete
 from sim.serving.config import SchedulerConfig, knobs_of
 from sim.serving.memory import reserve
-from sim.serving.scheduler import arrive, complete, schedule
+from sim.serving.scheduler import arrive, schedule
 from tests.sim.serving.laws import check_prefixes, check_units, walk
 
 PLAN = dense(model_named("opt-125m"))

@@ -6,8 +6,9 @@ import pytest
 from sim.plans.catalogue import model_named
 from sim.plans.strategies import dense
 from sim.serving.columns import DONE, N_PREEMPTED, N_ROWS, Asked, State, asked_of, state_of
+from sim.serving.completion import abort, complete
 from sim.serving.config import Knobs, SchedulerConfig, knobs_of
-from sim.serving.scheduler import abort, arrive, complete, schedule
+from sim.serving.scheduler import arrive, schedule
 from tests.sim.serving.laws import check_rows, check_units
 
 PLAN = dense(model_named("opt-125m"))
