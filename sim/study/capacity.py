@@ -75,10 +75,10 @@ class Capacity:
         return sum(b.evaluations for b in self.brackets)
 
     def ratio_to(self, other: "Capacity") -> Interval:
-        """This capacity over another's, paired by seed and by draw: both saw the same requests on the same server."""
+        """This capacity over another's; its doubt is paired by seed and by draw, which both saw."""
         logs = np.log(self._lows / other._lows)
         by_source = {name: rms(_finite(self._logs(name) - other._logs(name))) for name in DRAWN}
-        found = combined(float(np.exp(logs.mean())), by_source | {"sampling": mean_sd(logs)})
+        found = combined(self.qps / other.qps, by_source | {"sampling": mean_sd(logs)})
         wide = 1.0 if self is other else self._resolution
         return replace(found, low=found.low / wide, high=found.high * wide)
 

@@ -36,7 +36,7 @@ from sim.study.provenance import provenance_of
 from sim.study.rows import study_rows
 from sim.study.service import Service
 from sim.study.waterfall import waterfall
-from sim.study.whatif import what_if_frames, what_if_jobs, what_if_plans
+from sim.study.whatif import anchored, what_if_frames, what_if_jobs, what_if_plans
 
 STRATEGIES = (
     "dense",
@@ -126,7 +126,8 @@ class Study:
             base = found[0].capacity or min((a.capacity for a in found if a.capacity), key=lambda c: c.qps)
             frames = self._curves(pool, services, found, base.qps, tick)
             jobs = what_if_jobs(grid, self.slo, base.qps, self.seeds[0])
-            frames |= what_if_frames(run_all(pool, jobs, tick))
+            capacities = {a.plan.name: a.capacity.qps if a.capacity else None for a in found}
+            frames |= anchored(what_if_frames(run_all(pool, jobs, tick)), capacities, self.slo)
         common = COMMON * base.qps
         at_common = frames["points"].filter(pl.col("qps") == common)
         frames["rows"] = study_rows(

@@ -3,10 +3,13 @@
 One run tells which requests met any pair of limits, so a plan is run at a ladder of rates and all SLOs are read from
 the same runs. Between two rates the share of requests that meet the limits is taken to fall on a straight line; around
 the end of the ladder, and around the study's own SLO, the rungs lie within the search's tolerance.
+
+The ladder is of one seed, the study's capacity of several. So a strategy's rates are stretched by what lies between the
+two under the study's own SLO: there, sliders and table say the same.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -183,3 +186,24 @@ def what_if_frames(answers: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> dict
     """The frames `whatif` and `ladder`, from the answers of the jobs."""
     parts = [empty_frames().values(), *answers]
     return {name: pl.concat(frames) for name, frames in zip(("whatif", "ladder"), zip(*parts))}
+
+
+def anchored(
+    frames: Mapping[str, pl.DataFrame], found: Mapping[str, float | None], slo: Slo
+) -> dict[str, pl.DataFrame]:
+    """The frames with every strategy's rates on the scale of its capacity, [replica]; None for one that has none.
+
+    Under the study's SLO, at the strength that was asked for, the grid then holds that very capacity. All other limits
+    and strengths of the strategy, and the rates of its latencies, are stretched by the same factor.
+    """
+    own = (pl.col("slo_ttft_ms") == slo.ttft_ms) & (pl.col("slo_tpot_ms") == slo.tpot_ms) & (pl.col("strength") == 1)
+    seen = {row["strategy"]: row["max_qps"] for row in frames["whatif"].filter(own).iter_rows(named=True)}
+    by = {name: qps / seen[name] if qps and seen[name] else 1.0 for name, qps in found.items() if name in seen}
+    to_scale, to_table = (
+        pl.col("strategy").replace_strict(values, default=None, return_dtype=pl.Float64) for values in (by, found)
+    )
+    stretched = pl.when(own).then(to_table).otherwise(pl.col("max_qps") * to_scale)
+    return {
+        "whatif": frames["whatif"].with_columns(stretched.alias("max_qps")),
+        "ladder": frames["ladder"].with_columns(pl.col("qps") * to_scale),
+    }

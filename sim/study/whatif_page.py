@@ -39,7 +39,9 @@ def what_if_section(frames: Mapping[str, pl.DataFrame], question: Mapping[str, A
         return []
     percentile = f"{question['slo']['percentile']:g}"
     note = (
-        f"One seed, {question['grid_seed']}; the table above has the search over all seeds, and intervals. Latencies"
+        f"Simulated with one seed, {question['grid_seed']}; each strategy's rates are stretched by one factor, so that"
+        " at the study's own question the sliders say what the table above found over all seeds. It also has the"
+        " intervals; these figures are known no better. Latencies"
         f" are those that {percentile} % of the requests stay within, at the rate that each replica then serves. GPUs"
         " are whole replicas with requests spread evenly; dollars are for all of them at this demand, at"
         f" {human(question['output_tokens_mean'])} output tokens per request."

@@ -52,7 +52,7 @@ function startWhatIf() {
     const known = {strategy, plan: cell.plan, quality: cell.quality, how: cell.quality_how};
     if (asked.floor > 0 && cell.quality === null) return {...known, why: "its quality was not measured"};
     if (cell.quality !== null && cell.quality < asked.floor) return {...known, why: "below the quality floor"};
-    if (cell.max_qps === null) return {...known, why: "misses these limits even at the lowest rate"};
+    if (cell.max_qps === null) return {...known, why: "no capacity was found within these limits"};
     const replicas = Math.ceil(asked.demand / cell.max_qps);
     const gpus = replicas * question.gpus_per_replica;
     const each = asked.demand / replicas;

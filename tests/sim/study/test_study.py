@@ -8,7 +8,7 @@ import pytest
 
 from sim.errors import CapacityError
 from sim.run.metrics import Slo
-from sim.study.capacity import capacity_of
+from sim.study.capacity import capacity_of, replicas_for
 from sim.study.loads import NamedLoad
 from sim.study.outcome import FRAMES, load_outcome
 from sim.study.rows import SCHEMA
@@ -73,6 +73,23 @@ def test_waterfalls_end_at_the_gain_of_the_table(study):
         assert value == pytest.approx(1 - 1 / gain)
 
 
+def own_answers(study):
+    """Capacity of a replica by strategy, where the report's sliders stand when it opens."""
+    here = {"slo_ttft_ms": study.slo.ttft_ms, "slo_tpot_ms": study.slo.tpot_ms, "strength": 1.0}
+    return dict(study.outcome.frames["whatif"].filter(**here).select("strategy", "max_qps").iter_rows())
+
+
+def test_sliders_and_table_agree_at_the_studys_own_question(study):
+    """INV-43. GPUs, capacities and gains: one seed beside the search over two."""
+    answers, tp = own_answers(study), study.deployment.tp
+    for row in study.run().iter_rows(named=True):
+        qps = answers.pop(row["strategy"])
+        assert tp * replicas_for(study.demand_qps, qps) == row["gpus"]
+        assert qps == tp * row["max_qps_per_gpu"]
+        assert qps / own_answers(study)["dense"] == row["gain"]
+    assert not answers
+
+
 def test_points_within_the_slo_lie_below_the_capacity(study):
     rows, points = study.run(), study.outcome.frames["points"]
     for strategy, most in rows.select("strategy", "max_qps_high").iter_rows():
@@ -117,6 +134,7 @@ def test_a_strategy_that_cannot_meet_the_slo_is_a_row_with_the_reason():
     assert rows["max_qps_per_gpu"].to_list()[0] is None
     assert "no load meets TTFT" in rows["note"][0]
     assert rows["max_qps_per_gpu"][1] > 0
+    assert own_answers(tight) == dict(rows.select("strategy", "max_qps_per_gpu").iter_rows())
     assert "no load meets" in tight.html()
 
 
@@ -128,5 +146,3 @@ def test_a_study_without_any_capacity_is_an_error():
 def test_pictures_and_report_come_from_the_same_names(study):
     assert len(study.figure().data) > 0
     assert study.html().startswith("<!DOCTYPE html>")
-
-

@@ -15,7 +15,8 @@ from sim.study.capacity import capacity_of
 from sim.study.loads import NamedLoad
 from sim.study.service import Service
 from sim.study.strength import STRENGTHS, variants
-from sim.study.whatif import TOLERANCE, Limits, Rung, capacity_at, ladder, limits_for, what_if
+from sim.study.whatif import TOLERANCE, Limits, Rung, anchored, capacity_at, ladder, limits_for, what_if
+from tests.sim.study import frames
 from tests.sim.study.frames import MODEL, SPECS
 
 FIXED = ("dense", "self_speculative", "cross_layer_kv")
@@ -91,6 +92,27 @@ def test_limits_that_nobody_meets_have_no_capacity() -> None:
     limits = limits_for(Slo(ttft_ms=40))
     rungs = ladder(planted(limits, 10.0, 0.1), limits, 10.0)
     assert capacity_at(rungs, limits, limits.home) is None
+
+
+CAPACITY = st.none() | st.floats(0.1, 1000)
+
+
+@given(st.lists(CAPACITY, min_size=len(frames.STRATEGIES), max_size=len(frames.STRATEGIES)))
+def test_a_grid_on_the_scale_of_the_table_keeps_its_order_and_holds_the_table(table: list[float | None]) -> None:
+    """INV-43."""
+    raw, slo = {"whatif": frames.whatif(), "ladder": frames.ladder()}, Slo()
+    found = dict(zip(frames.STRATEGIES, table))
+    grid = anchored(raw, found, slo)
+    own = (pl.col("slo_ttft_ms") == slo.ttft_ms) & (pl.col("slo_tpot_ms") == slo.tpot_ms) & (pl.col("strength") == 1)
+    assert dict(grid["whatif"].filter(own).select("strategy", "max_qps").iter_rows()) == found
+    for strategy in found:
+        mine = pl.col("strategy") == strategy
+        old, new = (one["whatif"].filter(mine & ~own)["max_qps"].to_numpy() for one in (raw, grid))
+        climbed, climbs = (one["ladder"].filter(strategy=strategy)["qps"].to_numpy() for one in (raw, grid))
+        by = climbs / climbed
+        assert by == pytest.approx(by[0])
+        assert new == pytest.approx(by[0] * old, nan_ok=True)
+    assert grid["whatif"].drop("max_qps").equals(raw["whatif"].drop("max_qps"))
 
 
 def test_the_grid_holds_what_a_search_finds(h200) -> None:
