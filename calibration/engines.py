@@ -6,11 +6,12 @@ from functools import cache
 from typing import Any
 
 from calibration.points import Point
+from calibration.remembered import Remembered
 from sim.cost.deployment import Deployment, Frontend
 from sim.cost.hardware import gpu_named
 from sim.cost.profiles import POOLED, EngineProfile, profile_named, profiles
 from sim.cost.times import KernelTimes, times_for
-from sim.errors import InputError
+from sim.errors import CapacityError, InputError
 from sim.plans.catalogue import model_named
 from sim.plans.plan import SkipPlan
 from sim.plans.spec import strategy_named
@@ -64,7 +65,7 @@ def setting_of(point: Point, profile: EngineProfile | None = None) -> Setting:
     why = obstacle(point)
     if why:
         raise InputError(f"{point.source}: {why}")
-    profile = profile or profile_of(point)
+    profile = _streaming(point, profile or profile_of(point))
     assert point.gpu is not None
     assert point.model is not None
     assert point.tp is not None
@@ -82,12 +83,23 @@ def setting_of(point: Point, profile: EngineProfile | None = None) -> Setting:
             kv_blocks=_integer(point.flags.get("num_gpu_blocks")),
         )
     )
-    if FREE_FRACTION in point.flags:
-        deployment = _with_free_fraction(deployment, plan, config, float(str(point.flags[FREE_FRACTION])))
+    share = point.flags.get(FREE_FRACTION, profile.scheduler.get("kv_free_fraction"))
+    if share is not None and deployment.kv_blocks is None:
+        activations = float(profile.scheduler.get("activations", 1.0))
+        deployment = _with_free_fraction(deployment, plan, config, float(str(share)), activations)
     if point.load is not None and point.load.kind in IN_PROCESS:
         deployment = replace(deployment, frontend=Frontend())
     replicas = max(1, (point.n_gpus or point.tp) // point.tp)
     return Setting(deployment, plan, config, profile.times(gpu.name, source=_kernels(gpu.name)), profile, replicas)
+
+
+def _streaming(point: Point, profile: EngineProfile) -> EngineProfile:
+    """The profile whose frontend handles every so manieth token only, where the point's flags say so."""
+    interval = float(str(point.flags.get("stream_interval", 1)))
+    if interval <= 1:
+        return profile
+    per_token = profile.parameters["stream_token_us"] / interval
+    return replace(profile, parameters={**profile.parameters, "stream_token_us": per_token})
 
 
 def _overlapping(point: Point, profile: EngineProfile) -> EngineProfile:
@@ -114,14 +126,20 @@ def _scheduler_flags(point: Point) -> dict[str, Any]:
 
 @cache
 def _kernels(gpu: str) -> KernelTimes:
-    return times_for(gpu)
+    return Remembered(times_for(gpu))
 
 
-def _with_free_fraction(on: Deployment, plan: SkipPlan, config: SchedulerConfig, share: float) -> Deployment:
-    """The deployment whose KV cache takes that share of what weights and activations leave."""
+def _with_free_fraction(
+    on: Deployment, plan: SkipPlan, config: SchedulerConfig, share: float, activations: float
+) -> Deployment:
+    """The deployment whose KV cache takes that share of what weights and so much of our activations leave."""
     used = on.weight_bytes_per_gpu(plan)
-    used += on.activation_bytes_per_gpu(config.max_num_batched_tokens, config.max_num_seqs)
-    return replace(on, memory_utilization=min(1.0, share + (1 - share) * used / on.gpu.memory_bytes))
+    used += activations * on.activation_bytes_per_gpu(config.max_num_batched_tokens, config.max_num_seqs)
+    block = on.kv_bytes_per_block(plan, config.block_tokens) * on.model.layers / plan.caches.size
+    blocks = int(share * (on.gpu.memory_bytes - used) // block)
+    if blocks < 1:
+        raise CapacityError(f"{on.model.name} on {on.tp} x {on.gpu.name}: weights leave no KV memory")
+    return replace(on, kv_blocks=blocks)
 
 
 def _integer(value: object) -> int | None:

@@ -27,6 +27,7 @@ from sim.study.pool import executor, run_all
 
 PRIORS = Path(__file__).parent / "data" / "engines" / "priors.toml"
 HELD_OUT = Path(__file__).parent / "data" / "validation" / "held_out.json"
+HOST_BESIDE = "h100"  # priors and fits are of hosts of H100 servers; older ones are slower (sim/cost/profiles.py)
 UNSEEN_SD = {"ttft": 0.5, "tpot": 0.2, "e2e": 0.25, "throughput": 0.25}
 
 
@@ -110,7 +111,7 @@ def prior_profile(name: str, table: Mapping[str, Any], fitted: Mapping[str, Mapp
         residual_sd={},
         scheduler=scheduler,
         switches=table["switches"],
-        provenance={},
+        provenance={"host": HOST_BESIDE},
     )
 
 
@@ -142,6 +143,7 @@ def file_of(
         "models": sorted({str(case.point.model) for case in cases}),
         "command": "python -m calibration fit-engines",
         "priors": "calibration/data/engines/priors.toml",
+        "host": profile.provenance.get("host"),
     }
     origin |= {key: table[key] for key in ("like", "pool") if key in table}
     return {

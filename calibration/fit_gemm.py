@@ -20,6 +20,8 @@ KNOTS = (
 HELD_OUT_ROWS = (96, 97, 512, 513, 1024, 1025, 2048, 2049, 3072, 3073)
 BANDS = ((1, 16), (17, 64), (65, 256), (257, 1024), (1025, 4352), (4353, 16384))
 SMALLEST = 512  # narrower or shallower matrices are launch-bound and rare: fitted by nobody, priced by extrapolation
+NARROW = 128  # columns of a matrix that takes next to no time to multiply with
+FEW, MANY = 64, 2048
 ROUNDS = 25
 UNDERCUT = (0.1, 0.03)  # weights tried for rows that a kernel would undercut
 HELD_OUT = 0.2
@@ -65,6 +67,23 @@ def fit_gemm(rows: pl.DataFrame, *, sms: int, seed: int = 0) -> dict[str, Any]:
     }
     GemmTimes.read(table)
     return table
+
+
+def fit_quantisation(rows: pl.DataFrame) -> dict[str, float]:
+    """What fp8 takes longer than bf16 where a matrix is too narrow to take time: ns, and ns per 2^20 numbers of [m, k].
+
+    Between `FEW` and `MANY` rows kernels for narrow matrices, which no model has, differ more than their inputs do.
+    """
+    ends = (pl.col("m") <= FEW) | (pl.col("m") >= MANY)
+    narrow = rows.filter(ends & (pl.col("n") <= NARROW) & (pl.col("k") >= SMALLEST))
+    by_dtype = [narrow.filter(pl.col("dtype") == dtype).group_by("m", "k") for dtype in ("bf16", "fp8")]
+    bf16, fp8 = (some.agg(pl.col("ns").median()) for some in by_dtype)
+    both = fp8.join(bf16, on=["m", "k"], suffix="_bf16").filter(pl.col("ns") > pl.col("ns_bf16")).sort("m", "k")
+    numbers = (both["m"] * both["k"]).to_numpy() / 2.0**20
+    extra = (both["ns"] - both["ns_bf16"]).to_numpy()
+    design = np.stack([np.ones(numbers.shape), numbers], axis=1)
+    floor, each = relative_nnls(design, extra, np.ones(extra.shape))
+    return {"floor_ns": round(float(floor), 1), "ns_per_mi": round(float(each), 1)}
 
 
 def _fit(m: Floats, n: Floats, k: Floats, ns: Floats, sms: int) -> tuple[list[float], dict[int, Floats]]:

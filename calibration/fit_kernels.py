@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from calibration.fit_attention import fit_decode, fit_prefill
-from calibration.fit_gemm import fit_gemm
+from calibration.fit_gemm import fit_gemm, fit_quantisation
 from calibration.fit_links import fit_all_reduce, fit_elementwise
 from calibration.importers import aiconfigurator
 from sim.cost.hardware import gpu_named
@@ -52,7 +52,7 @@ SILICON = {
     "h100": Silicon(132, 50e6, 3, "0.24.0", *_H100_ADDITIONS, "h100_sxm"),
     "a100": Silicon(108, 40e6, 2, "0.14.0", "compute/a100/meta-llama/Meta-Llama-3-8B/mlp.csv", "a100", "a100_sxm"),
     "b200": Silicon(148, 126e6, 3, "0.24.0", *_H100_ADDITIONS, "b200_sxm"),
-    "l40s": Silicon(142, 96e6, 2, "0.14.0", *_H100_ADDITIONS, "l40s", cold_bytes=32e6),
+    "l40s": Silicon(142, 96e6, 2, "0.24.0", *_H100_ADDITIONS, "l40s", cold_bytes=32e6),
     "rtx-pro-6000": Silicon(188, 128e6, 2, "0.24.0", *_H100_ADDITIONS, "rtx_pro_6000_server", cold_bytes=43e6),
 }
 
@@ -133,6 +133,8 @@ def _gemms(rows: pl.DataFrame, silicon: Silicon) -> dict[str, Any]:
         some = rows.filter((pl.col("dtype") == dtype) & ((size >= silicon.cold_bytes) | (size <= LAUNCHED)))
         if not some.is_empty():
             found[dtype] = fit_gemm(some, sms=silicon.sms)
+    if "fp8" in found:
+        found["fp8"]["quantisation"] = fit_quantisation(rows)
     return found
 
 

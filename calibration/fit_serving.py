@@ -27,8 +27,8 @@ HUBER = 2.0
 ENOUGH = 0.02  # of the loss: a round that gains less is the last
 STEP = 0.12  # of a logarithm, for differences: above the granularity of batches
 SPREAD = {
-    "weights": 0.04, "compute": 0.12, "fp8": 0.15, "prefill_attention": 0.15, "decode_attention": 0.1, "pointwise": 0.2,
-    "all_reduce": 0.25, "step_ms": 0.4, "row_us": 0.6, "request_ms": 0.7, "request_gap_ms": 0.7,
+    "weights": 0.04, "compute": 0.12, "fp8": 0.5, "prefill_attention": 0.15, "decode_attention": 0.1, "pointwise": 0.2,
+    "all_reduce": 0.25, "link": 0.25, "step_ms": 0.4, "row_us": 0.6, "request_ms": 0.7, "request_gap_ms": 0.7,
     "eager_launch_us": 0.5, "graph_gap_us": 0.3, "stream_token_us": 0.5,
 }  # fmt: skip
 Runner = Callable[[Sequence[tuple[Case, EngineProfile]]], list[Mapping[str, float] | None]]

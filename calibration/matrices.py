@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import Dtype, Times, columns
+from sim.cost.arrays import Dtype, Floats, Times, columns
 from sim.cost.deployment import Deployment
 from sim.cost.hardware import GPUS
 from sim.cost.lower import lower
@@ -53,6 +53,10 @@ class Asked:
         """Notes the product."""
         self.products[n, k] = None
         return _nothing(m)
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """Nothing."""
+        return _nothing(m)[0]
 
     def prefill_attention(self, new: ArrayLike, context: ArrayLike, *_: object) -> Times:
         """Nothing."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.importers.published_sources import AVERAGES
 from calibration.points import Load, Point
 from sim.errors import InputError
 from sim.workload.workload import Workload
@@ -21,7 +22,6 @@ OFFLINE = 1000
 SECONDS = 60.0
 JITTER = 0.05
 HASH_TOKENS = 16
-NATURAL = "averages of an unnamed data set"
 NATURAL_SHAPE = 1.0  # of a gamma distribution: answers of conversations vary about as much as their mean
 NATURAL_MOST = 1024  # vLLM's benchmark leaves out longer ones
 Ints = NDArray[np.int64]
@@ -43,7 +43,7 @@ def traffic_of(point: Point, *, replicas: int = 1, seed: int = 0, most: int | No
     rng = np.random.default_rng(seed)
     n = request_count(point, load, replicas)
     n = n if most is None else min(n, most)
-    natural = any(NATURAL in note for note in point.notes)
+    natural = AVERAGES in point.notes
     prompts = _lengths(point.isl, point.isl_range, load, n, rng, natural=natural)
     outputs = _lengths(point.osl, point.osl_range, load, n, rng, natural=natural)
     if load.kind == "static_batch":

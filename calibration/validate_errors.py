@@ -55,9 +55,19 @@ def error_table(compared: Sequence[Compared]) -> pl.DataFrame:
         {**_setting(number, one), **_figures(one, metric, measured)}
         for number, one in enumerate(compared)
         for metric, measured in wanted(one.point).items()
-        if measured > 0
+        if not incomparable(one, metric)
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def incomparable(one: Compared, metric: str) -> str:
+    """Why an error of the figure is undefined; empty where it is not."""
+    if not wanted(one.point)[metric] > 0:
+        return "measured as zero"
+    predicted = one.predicted[metric]
+    if not (math.isfinite(predicted) and predicted > 0):
+        return "undefined in the simulation: no request has a second token"
+    return ""
 
 
 def _setting(number: int, one: Compared) -> dict[str, object]:
@@ -81,7 +91,7 @@ def _setting(number: int, one: Compared) -> dict[str, object]:
 
 def _figures(one: Compared, metric: str, measured: float) -> dict[str, object]:
     predicted, sd = one.predicted[metric], one.sd.get(metric)
-    error = math.log(predicted / measured) if predicted > 0 else float("nan")
+    error = math.log(predicted / measured)
     held = one.held_out.get(metric, error)
     return {
         "metric": metric,

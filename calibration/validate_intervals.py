@@ -76,6 +76,13 @@ def remainder(held: Sequence[Held], family: str) -> float:
     return max(high, FLOOR[family])
 
 
+def usual_variance(held: Sequence[Held], profile: str, family: str) -> float:
+    """What draws give for the usual figure of the family: of the profile, else of all; 0 where none was drawn."""
+    some = [one for one in held if one.family == family]
+    own = [one.variance for one in some if one.profile == profile]
+    return float(np.median(own or [one.variance for one in some])) if some else 0.0
+
+
 def remainder_without(held: Sequence[Held], profile: str, configuration: str, family: str) -> float:
     """The remainder from other configurations of the engine; of all engines where it has too few others."""
     others = [one for one in held if one.configuration != configuration]

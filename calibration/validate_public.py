@@ -14,8 +14,8 @@ from calibration.engines import profile_of, setting_of
 from calibration.exclusions import Excluded
 from calibration.fit_engines import configuration, key_of, read_held_out
 from calibration.points import Load, Point
-from calibration.validate_errors import Compared, error_table, median_ape
-from calibration.validate_intervals import Held, family_of, remainder_without, spreads, variance
+from calibration.validate_errors import Compared, error_table, incomparable, median_ape
+from calibration.validate_intervals import Held, family_of, remainder_without, spreads, usual_variance, variance
 from calibration.validate_points import Case, read_public, rows_of
 from calibration.validate_run import Prediction, predict, wanted
 from sim.errors import ElideError
@@ -77,8 +77,14 @@ def validate_public(folder: Path, *, workers: int = 2, sample: int = 1, draws: i
         if isinstance(why, str)
         for metric in cases[i].point.measured
     ]
-    used = rows_of([case for i, case in enumerate(cases) if isinstance(found[i], Compared)])
-    return Validation(error_table(compared), capacities(compared), (*public.excluded, *failed), used)
+    undefined = [
+        Excluded(one.point.source, 0, metric, why)
+        for one in compared
+        for metric in one.point.measured
+        if (why := incomparable(one, metric))
+    ]
+    used = rows_of([case for i, case in enumerate(cases) if isinstance(found[i], Compared)]) - len(undefined)
+    return Validation(error_table(compared), capacities(compared), (*public.excluded, *failed, *undefined), used)
 
 
 def compare_all(cases: Sequence[Case], draws: int) -> list[Compared | str]:
@@ -91,7 +97,8 @@ def compare_all(cases: Sequence[Case], draws: int) -> list[Compared | str]:
 def compare(case: Case, held: Mapping[str, Held], everyone: Sequence[Held], *, draws: int = 0) -> Compared | str:
     """The case with its prediction, or the reason why it cannot be simulated.
 
-    The variance of a figure's draws is the one stored with its held-out error, or comes from `draws` runs now.
+    The variance of a figure's draws comes from `draws` runs now, is the one stored with its held-out error, or, for a
+    point that no fit saw, the usual one of its engine.
     """
     point = case.point
     try:
@@ -103,11 +110,15 @@ def compare(case: Case, held: Mapping[str, Held], everyone: Sequence[Held], *, d
     profile, sds = setting.profile, {}
     drawn = spreads(point, prediction, profile, setting.replicas, draws=draws) if draws else {}
     for metric in wanted(point):
-        known = variance(drawn[metric]) if drawn else held[metric].variance if metric in held else 0.0
+        kind = family_of(metric)
         if metric in held:
-            rest = remainder_without(everyone, profile.name, configuration(point), family_of(metric))
+            known = held[metric].variance
+            rest = remainder_without(everyone, profile.name, configuration(point), kind)
         else:
+            known = usual_variance(everyone, profile.name, kind)
             rest = profile.residual(metric, str(point.gpu))
+        if drawn:
+            known = variance(drawn[metric])
         sds[metric] = math.hypot(math.sqrt(known), rest)
     errors = {metric: one.error for metric, one in held.items()}
     return Compared(point, prediction.metrics, share, prediction.outside, errors, sds)

@@ -7,6 +7,7 @@ from sim.errors import UnknownName
 from sim.plans.catalogue import MODELS, catalogue_name
 
 _ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrtllm": "trtllm", "trt": "trtllm"}
+_ENGINES |= {"dynamo-trt": "trtllm", "dynamo-vllm": "vllm", "dynamo-sglang": "sglang"}
 _DTYPES = {"fp16": "bf16", "float16": "bf16", "bfloat16": "bf16", "16-bit": "bf16", "half": "bf16"}
 _DTYPES |= {"bf16": "bf16", "fp8": "fp8", "float8": "fp8", "fp8_e4m3": "fp8", "e4m3": "fp8", "fp8_block": "fp8"}
 _DTYPES |= {"fp4": "fp4", "nvfp4": "fp4", "mxfp4": "fp4", "int8": "int8", "w8a8": "int8"}
@@ -48,7 +49,12 @@ def dtype_or_none(label: str) -> str | None:
 
 
 def engine_of(label: str) -> tuple[str, str | None]:
-    """Engine and version of "vllm-0.11", "trtllm 1.0.0rc3", "vllm"; "tensorrt-llm" is spelled "trtllm"."""
-    match = re.fullmatch(r"(.+?)(?:[-_ ]v?(\d[\w.]*))?", label.strip().lower())
-    assert match is not None
-    return _ENGINES.get(match[1], match[1]), match[2]
+    """Engine and version of "vllm-0.11", "trtllm 1.0.0rc3", "vLLM V1 0.9.1"; "tensorrt-llm" is spelled "trtllm"."""
+    plain = re.sub(r"\bv[01](?=\s|$)", "", label.strip().lower()).strip()  # vLLM's two loops, not its version
+    match = re.fullmatch(r"(.+?)(?:[-_ ]+v?(\d[\w.]*))?", plain)
+    if match is None:
+        return "", None
+    name = match[1].strip()
+    if name not in _ENGINES:
+        name = next((ours for theirs, ours in _ENGINES.items() if len(theirs) > 5 and theirs in name), name)
+    return _ENGINES.get(name, name), match[2]

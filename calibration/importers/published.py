@@ -15,7 +15,7 @@ from calibration.exclusions import Excluded
 from calibration.importers.inferencex import jittered
 from calibration.importers.names import dtype_or_none, engine_of, gpu_or_none, model_or_none
 from calibration.importers.published_row import length_of, load_of, metric_of
-from calibration.importers.published_sources import TRTLLM_REQUESTS, Facts, facts_of
+from calibration.importers.published_sources import AVERAGES, TRTLLM_REQUESTS, Facts, facts_of
 from calibration.importers.reading import read_text
 from calibration.points import Load, Point
 from calibration.units import check_plausible
@@ -95,7 +95,7 @@ def _unusable(cells: dict[str, str]) -> str:
 
 def _point(rows: list[_Row]) -> tuple[Point | None, list[Excluded]]:
     cells = rows[0].cells
-    facts = facts_of(cells["source"], cells["engine"], cells["engine_version"])
+    facts = facts_of(cells["source"], cells["engine"], cells["engine_version"], gpu_or_none(cells["hardware"]))
     measured: dict[str, float] = {}
     left = []
     for row in rows:
@@ -110,8 +110,8 @@ def _point(rows: list[_Row]) -> tuple[Point | None, list[Excluded]]:
             measured[found[0]] = found[1]
     if not measured:
         return None, left
-    point = _with_facts(_stated(cells, measured), facts)
     try:
+        point = _with_facts(_stated(cells, measured), facts)
         check_plausible(point.measured, point.osl, where=f"line {rows[0].line}")
     except InputError as cause:
         return None, [_exclude(row, str(cause)) for row in rows]
@@ -123,7 +123,10 @@ def _stated(cells: dict[str, str], measured: dict[str, float]) -> Point:
     sent = load_of(cells["concurrency_or_qps"])
     assert sent is not None
     version = cells["engine_version"]
+    engine, told = engine_of(cells["engine"])
     notes = [f"{name} is an assumption of the table" for name in ("hardware", "dtype") if _assumed(cells[name])]
+    if any("avg" in cells[name] for name in ("isl", "osl")):
+        notes.append(AVERAGES)
     return Point(
         source=cells["source"],
         measured=measured,
@@ -134,8 +137,8 @@ def _stated(cells: dict[str, str], measured: dict[str, float]) -> Point:
         model=model_or_none(cells["model"]),
         model_label=cells["model"],
         weights_dtype=dtype_or_none(cells["dtype"]),
-        engine=engine_of(cells["engine"])[0],
-        engine_version=None if version == _UNSTATED else version,
+        engine=engine or None,
+        engine_version=told if version in (_UNSTATED, "") else version,
         isl=length_of(cells["isl"]),
         osl=length_of(cells["osl"]),
         requests=sent[1],

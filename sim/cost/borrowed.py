@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import Dtype, Times
+from sim.cost.arrays import Dtype, Floats, Times
 from sim.cost.hardware import Gpu
 from sim.cost.measured import Measured
 from sim.cost.roofline import Roofline
@@ -42,6 +42,10 @@ class Borrowed:
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n], the larger of both sources."""
         return _larger(self.sibling.gemm(m, n, k, dtype), self.own.gemm(m, n, k, dtype))
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` in fp8 contains of quantising its input: the sibling's."""
+        return self.sibling.quantisation(m, k)
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
@@ -94,6 +98,12 @@ class Between:
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n]."""
         return self._mean(self.slower.gemm(m, n, k, dtype), self.faster.gemm(m, n, k, dtype))
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` in fp8 contains of quantising its input."""
+        slow, fast = self.slower.quantisation(m, k), self.faster.quantisation(m, k)
+        mean: Floats = slow ** (1.0 - self.share) * fast**self.share
+        return mean
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype

@@ -54,6 +54,8 @@ class GemmTimes:
     kernels: Sequence[GemmKernel]
     domain: Mapping[str, Sequence[float]]
     curves: Mapping[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)  # (n, k) to m and ns
+    floor_ns: float = 0.0  # of quantising an input, and per 2^20 numbers of it
+    ns_per_mi: float = 0.0
 
     @classmethod
     def read(cls, table: Mapping[str, Any]) -> "GemmTimes":
@@ -71,7 +73,7 @@ class GemmTimes:
             (int(one["n"]), int(one["k"])): (np.asarray(one["m"], np.float64), np.asarray(one["ns"], np.float64))
             for one in table.get("curves", ())
         }
-        return cls(sms=int(table["sms"]), kernels=kernels, domain=table["domain"], curves=curves)
+        return cls(int(table["sms"]), kernels, table["domain"], curves, **table.get("quantisation", {}))
 
     def __call__(self, m: Floats, n: int, k: int) -> Times:
         """ns of [m, k] x [k, n] for every m, and whether (m, n, k) was measured."""
@@ -82,6 +84,10 @@ class GemmTimes:
         for kernel in self.kernels:
             ns = np.minimum(ns, kernel.ns(m, n, k, self.sms))
         return ns, within(self.domain, m=m, n=n, k=k) & (not self.curves)
+
+    def quantisation(self, m: Floats, k: int) -> Floats:
+        """ns of quantising [m, k], which a GEMM of this dtype contains; 0 where it was not told apart."""
+        return self.floor_ns + self.ns_per_mi * m * (k / 2.0**20)
 
 
 def climb(x: Floats, knots: Floats, values: Floats, *, beyond: bool = True) -> Floats:

@@ -90,6 +90,13 @@ class Measured:
             return Roofline(self.gpu).gemm(m, n, k, dtype)
         return _launched(rows > 0, *self.gemms[dtype](rows, n, k))
 
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` in fp8 contains of quantising its input [m, k]."""
+        (rows,) = columns(m)
+        if "fp8" not in self.gemms:
+            return Roofline(self.gpu).quantisation(m, k)
+        return np.where(rows > 0, self.gemms["fp8"].quantisation(rows, k), 0.0)
+
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
     ) -> Times:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import Dtype, Times
+from sim.cost.arrays import Dtype, Floats, Times
 from sim.cost.times import KernelTimes
 
 P90_OF_NORMAL = 1.645
@@ -51,6 +51,10 @@ class Perturbed:
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n]."""
         return self._drawn("gemm", (n, k, dtype), self.source.gemm(m, n, k, dtype))
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` in fp8 contains of quantising its input, undrawn: a part of what is drawn."""
+        return self.source.quantisation(m, k)
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype

@@ -27,6 +27,7 @@ class Efficiencies:
     kv_bandwidth 0.85     paged decode attention at hundreds of MB: 0.80-0.89 on A100
     attention_flops 0.60  causal prefill: 0.55 on A100 at 16k tokens, 0.60-0.65 with FlashAttention-3 on H100
     elementwise 0.80      fused residual + norm and activation kernels at 1,024 rows and more
+    fp8 0.75              of both rates, in GEMMs that quantise their input: 0.63-0.8 on B200, H100, H200, L40S
     link 0.75             ring all-reduce bus bandwidth over NVLink at tens of MB
     *_floor_ns            shortest kernel of that kind in a CUDA graph, H100
     link_step_ns          one hop of a ring step or one barrier of a one-shot all-reduce
@@ -37,11 +38,18 @@ class Efficiencies:
     kv_bandwidth: float = 0.85
     attention_flops: float = 0.60
     elementwise: float = 0.80
+    fp8: float = 0.75
     link: float = 0.75
     gemm_floor_ns: float = 2_500.0
     attention_floor_ns: float = 6_000.0
     elementwise_floor_ns: float = 2_000.0
     link_step_ns: float = 2_000.0
+
+
+# Tensor cores of GeForce cards run at half rate with FP32 accumulation: neither power nor clocks bind.
+OTHERS: Mapping[str, Efficiencies] = MappingProxyType(
+    {"rtx-4090": Efficiencies(gemm_bandwidth=0.92, gemm_flops=0.95, kv_bandwidth=0.90)}
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ class Roofline:
 
     gpu: Gpu
     efficiencies: Efficiencies = field(default_factory=Efficiencies)
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> "Roofline":
+        """The roofline of a GPU under the efficiencies of its kind."""
+        return cls(gpu, OTHERS.get(gpu.name, Efficiencies()))
 
     @property
     def label(self) -> str:
@@ -68,9 +81,14 @@ class Roofline:
         size = DTYPE_BYTES[dtype]
         moved = size * (n * k + rows * k) + 2 * rows * n
         e = self.efficiencies
-        memory = moved / (e.gemm_bandwidth * self.gpu.bandwidth_bytes_per_s)
-        compute = 2.0 * rows * n * k / (e.gemm_flops * self.gpu.flops(dtype))
+        share = e.fp8 if dtype == "fp8" and self.gpu.flops_fp8 else 1.0
+        memory = moved / (share * e.gemm_bandwidth * self.gpu.bandwidth_bytes_per_s)
+        compute = 2.0 * rows * n * k / (share * e.gemm_flops * self.gpu.flops(dtype))
         return _outside(rows > 0, e.gemm_floor_ns + 1e9 * np.hypot(memory, compute))
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """Nothing of its own: `gemm` in fp8 is slower throughout."""
+        return np.zeros(columns(m)[0].shape)
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype

@@ -12,17 +12,23 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import Dtype, Times, columns
+from sim.cost.arrays import Dtype, Floats, Times, columns
 from sim.cost.times import KernelTimes
 from sim.errors import InputError
+
+SMALL = 2.0**20
+MOST = 0.6  # of an fp8 GEMM's time that may be quantisation
 
 
 @dataclass(frozen=True)
 class Factors:
     """How many times longer an engine's kernels take than the source says, by kind; 1 is neutral.
 
-    `fp8` is of GEMMs with fp8 weights, on top: whether their inputs are quantised by a kernel of their own, or by the
-    one before, is the engine's choice.
+    `fp8` is of the quantisation of an fp8 GEMM's input, which tables measure as a kernel of its own: up to half of the
+    time where TP makes matrices narrow. Whether an engine runs it, fuses it into the kernel before, or needs none of it
+    (static scales) is the engine's choice. `all_reduce` is of messages up to `SMALL` bytes, those of a decode step,
+    which wait for the slowest rank; `link` of what larger ones add, those of prompts, which engines overlap or leave to
+    the switch.
     """
 
     weights: float = 1.0
@@ -32,6 +38,7 @@ class Factors:
     decode_attention: float = 1.0
     pointwise: float = 1.0
     all_reduce: float = 1.0
+    link: float = 1.0
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -61,9 +68,17 @@ class Scaled:
         """[m, k] x [k, n]: the first row under `weights`, what the others add under `compute`."""
         (rows,) = columns(m)
         ns, inside = self.source.gemm(rows, n, k, dtype)
-        one = np.where(rows > 0, self.source.gemm(1, n, k, dtype)[0], 0.0)
-        scaled = self.factors.weights * one + self.factors.compute * (ns - one)
-        return scaled * (self.factors.fp8 if dtype == "fp8" else 1.0), inside
+        one, _ = self.source.gemm(np.minimum(rows, 1), n, k, dtype)
+        if dtype != "fp8":
+            return self.factors.weights * one + self.factors.compute * (ns - one), inside
+        quantised = np.minimum(self.source.quantisation(rows, k), MOST * ns)
+        first = np.minimum(self.source.quantisation(np.minimum(rows, 1), k), MOST * one)
+        multiplied = self.factors.weights * (one - first) + self.factors.compute * (ns - quantised - one + first)
+        return multiplied + self.factors.fp8 * quantised, inside
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` in fp8 contains of quantising its input [m, k]."""
+        return self.factors.fp8 * self.source.quantisation(m, k)
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype
@@ -88,8 +103,11 @@ class Scaled:
         return _times(self.factors.pointwise, self.source.elementwise(bytes_moved))
 
     def all_reduce(self, message_bytes: ArrayLike, tp: int) -> Times:
-        """Sum of one message over `tp` GPUs."""
-        return _times(self.factors.all_reduce, self.source.all_reduce(message_bytes, tp))
+        """Sum of one message over `tp` GPUs: its first `SMALL` bytes under `all_reduce`, the others under `link`."""
+        (message,) = columns(message_bytes)
+        ns, inside = self.source.all_reduce(message, tp)
+        first, _ = self.source.all_reduce(np.minimum(message, SMALL), tp)
+        return self.factors.all_reduce * first + self.factors.link * (ns - first), inside
 
 
 def _times(factor: float, found: Times) -> Times:

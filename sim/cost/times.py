@@ -12,7 +12,7 @@ from typing import Protocol
 
 from numpy.typing import ArrayLike
 
-from sim.cost.arrays import Dtype, Times
+from sim.cost.arrays import Dtype, Floats, Times
 from sim.cost.borrowed import Between, Borrowed
 from sim.cost.hardware import GPUS, Gpu, gpu_named
 from sim.cost.measured import Measured, coefficients_path
@@ -40,6 +40,10 @@ class KernelTimes(Protocol):
 
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n] with weights [k, n] of `dtype`; output in bf16."""
+        ...
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """What `gemm` with fp8 weights contains of quantising its input [m, k]."""
         ...
 
     def prefill_attention(
@@ -75,7 +79,7 @@ def times_for(gpu: str, *, source: Source = "auto") -> KernelTimes:
         return _from_file(Path(source), found)
     if source not in SOURCES:
         raise UnknownName("source of kernel times", source, (*SOURCES, "FILE.json"))
-    roofline = Roofline(found)
+    roofline = Roofline.of(found)
     if source == "roofline":
         return roofline
     if found.name in BETWEEN:

@@ -53,13 +53,12 @@ def check_draws(draws: int) -> None:
 def slower(service: Service, share: float) -> Service:
     """The service on a server on which everything takes longer by the share: every kernel, and the host."""
     by = 1 + share
-    kinds = [name for name in FACTORS if name != "fp8"]  # which acts on top of the others
     host = service.deployment.host
     slow = {name: round(by * getattr(host, name)) for name in ("step_ns", "row_ns", "graph_gap_ns", "eager_launch_ns")}
     return replace(
         service,
         deployment=replace(service.deployment, host=replace(host, **slow)),
-        kernels=Scaled(service.times, Factors(**dict.fromkeys(kinds, by)), "a slower server"),
+        kernels=Scaled(service.times, Factors(**dict.fromkeys(FACTORS, by)), "a slower server"),
     )
 
 

@@ -11,7 +11,7 @@ from calibration.engine_runs import simulation_of, together
 from calibration.grid import Limits, items_of
 from calibration.items import Burst
 from calibration.setting import Setting, model_facts
-from sim.cost.arrays import Dtype, Times, columns
+from sim.cost.arrays import Dtype, Floats, Times, columns
 from sim.cost.attention_times import PrefillTimes
 from sim.cost.deployment import Host
 from sim.cost.hardware import gpu_named
@@ -47,6 +47,10 @@ class Truth:
         """Weights streamed, or rows multiplied, whichever takes longer, and a launch."""
         (rows,) = columns(m)
         return _inside(1500 + n * k * np.maximum(1.0 / 2000, rows / 350_000))
+
+    def quantisation(self, m: ArrayLike, k: int) -> Floats:
+        """Nothing."""
+        return np.zeros(columns(m)[0].shape)
 
     def prefill_attention(
         self, new: ArrayLike, context: ArrayLike, heads: int, kv_heads: int, head_dim: int, kv_dtype: Dtype

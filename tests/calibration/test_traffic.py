@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.importers.published_sources import AVERAGES
 from calibration.points import Load, Point, offline
-from calibration.traffic import JITTER, NATURAL, PER_SLOT, closed, traffic_of
+from calibration.traffic import JITTER, PER_SLOT, closed, traffic_of
 from sim.errors import InputError
 
 POINT = Point("here", {"tpot_mean_ms": 8.0}, load=Load("concurrency", 16), isl=1000, osl=100)
@@ -36,7 +37,7 @@ def test_given_bounds_are_drawn_between() -> None:
 
 
 def test_averages_of_a_data_set_spread_round_ones_do_not() -> None:
-    point = replace(POINT, isl=467, osl=256, notes=(f"lengths are {NATURAL}",), requests=2000)
+    point = replace(POINT, isl=467, osl=256, notes=(AVERAGES,), requests=2000)
     work = traffic_of(point).workload
     assert work.prompt_tokens.std() > 0.6 * 467
     assert work.prompt_tokens.mean() == pytest.approx(467, rel=0.02)

