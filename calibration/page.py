@@ -21,9 +21,9 @@ def validation_page(validation: Validation) -> str:
     """The page as one HTML document."""
     head = validation.headline()
     served = validation.table.filter(pl.col("load_class") != "static")
-    text = ", ".join(f"{name.upper()} {head[f'{name}_median_ape']} %" for name in ("tpot", "ttft", "e2e"))
+    text = f"{head['rows_used']:,} figures are compared, {head['rows_excluded']:,} left out."
     sections = (
-        Section("What was reached", f"Median absolute errors: {text}.", table=_headline(head)),
+        Section("What was reached", text, table=_headline(head)),
         Section(
             "Error against load",
             "A simulator is easy to believe at light load and easy to fool near saturation. Load is the share of the "
@@ -67,7 +67,18 @@ def parameters() -> pl.DataFrame:
 
 
 def _headline(head: dict[str, object]) -> pl.DataFrame:
-    return pl.DataFrame([{"figure": key, "value": str(value)} for key, value in head.items()])
+    """Median errors, in sample beside held out."""
+    names = {"tpot": "TPOT", "ttft": "TTFT", "e2e": "E2E", "throughput": "throughput"}
+    rows = [
+        (f"{name}, median error (%)", head[f"{key}_median_ape"], head[f"{key}_held_out_ape"])
+        for key, name in names.items()
+    ]
+    rows.append(("TTFT below 80 % of capacity, median error (%)", head["ttft_below_80_median_ape"], None))
+    rows.append(("capacity, median error (%)", head["capacity_ape"], None))
+    rows.append(("measurements inside the 90 % interval (%)", None, head["coverage_90"]))
+    return pl.DataFrame(
+        rows, schema={"figure": pl.String, "in sample": pl.Float64, "held out": pl.Float64}, orient="row"
+    )
 
 
 def _labelled(table: pl.DataFrame) -> pl.DataFrame:

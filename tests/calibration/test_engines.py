@@ -65,7 +65,10 @@ def test_a_share_of_free_memory_counts_after_the_weights() -> None:
     point = replace(POINT, engine="trtllm", engine_version="0.17", tp=1, n_gpus=1)
     setting = setting_of(replace(point, flags={"kv_cache_free_gpu_mem_fraction": 0.5}))
     d, c = setting.deployment, setting.config
-    used = d.weight_bytes_per_gpu(setting.plan) + d.activation_bytes_per_gpu(c.max_num_batched_tokens, c.max_num_seqs)
+    activations = setting.profile.scheduler["activations"] * d.activation_bytes_per_gpu(
+        c.max_num_batched_tokens, c.max_num_seqs
+    )
+    used = d.weight_bytes_per_gpu(setting.plan) + activations
     blocks = d.kv_capacity_blocks(
         setting.plan, block_tokens=16, max_num_batched_tokens=c.max_num_batched_tokens, max_num_seqs=c.max_num_seqs
     )

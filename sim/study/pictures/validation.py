@@ -30,6 +30,7 @@ def error_by_load(errors: pl.DataFrame) -> go.Figure:
         figure.update_yaxes(title="error (%)", range=[-100, 100], row=row, col=1)
     figure.add_vline(x=100, line={"color": LIMIT, "width": 1, "dash": "dot"})
     themed(figure, "Where are the predictions wrong?", height=120 + 230 * len(families))
+    figure.update_xaxes(type="log", tickvals=[2, 5, 10, 20, 50, 100, 200, 500])  # sweeps beyond capacity go far
     figure.update_xaxes(title="load (% of the capacity that the simulator finds)", row=len(families), col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 14}, selector={"showarrow": False})
     return figure

