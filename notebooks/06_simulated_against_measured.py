@@ -10,6 +10,7 @@
 # compares nothing.
 
 # %%
+import json
 from pathlib import Path
 
 import plotly.io as pio
@@ -78,7 +79,7 @@ if here:
 # %% [markdown]
 # ## What holds
 #
-# **Claim: over all rates the median error of TPOT is below 12 %, of E2E below 12 %, of TTFT below 20 %.**
+# **Claim: over all rates the median error of TPOT is below 5 %, of E2E below 5 %, of TTFT below 12 %.**
 
 
 # %%
@@ -87,42 +88,41 @@ def median_error(metric, rows=frame):
 
 
 if here:
-    assert median_error("tpot_mean_ms") < 0.12
-    assert median_error("e2e_mean_ms") < 0.12
-    assert median_error("ttft_mean_ms") < 0.20
+    assert median_error("tpot_mean_ms") < 0.05
+    assert median_error("e2e_mean_ms") < 0.05
+    assert median_error("ttft_mean_ms") < 0.12
     print({metric: f"{median_error(metric):.1%}" for metric in METRICS})
 
 # %% [markdown]
-# **Claim: the plateau (most requests per second, whatever is sent) is right within 15 %, and what the second setting
-# raises it by is predicted within 15 %.**
+# **Claim: the plateau (most requests per second, whatever is sent) is right within 5 %, and what the second setting
+# raises it by is predicted within 5 %.**
 
 # %%
 if here:
     most = frame.group_by("setting").agg(pl.col("requests_per_s", "requests_per_s_sim").max())
     plateau = {row["setting"]: (row["requests_per_s"], row["requests_per_s_sim"]) for row in most.iter_rows(named=True)}
     for setting, (measured, simulated) in plateau.items():
-        assert abs(simulated / measured - 1) < 0.15, (setting, measured, simulated)
+        assert abs(simulated / measured - 1) < 0.05, (setting, measured, simulated)
         print(f"{setting:>34}: {measured:.0f} measured, {simulated:.0f} simulated requests per second")
     gains = [plateau[CACHED][i] / plateau[PLAIN][i] for i in (0, 1)]
-    assert abs(gains[1] / gains[0] - 1) < 0.15, gains
+    assert abs(gains[1] / gains[0] - 1) < 0.05, gains
     print(f"second setting over the first: {gains[0]:.2f}x measured, {gains[1]:.2f}x simulated")
 
 # %% [markdown]
 # ## What does not
 #
-# Near the plateau a few per cent of step time decide how long the queue is. **Claim: between 80 and 105 % of the
-# measured plateau the mean TTFT error is more than twice the median over all rates**; a comparison that only shows
-# idle and overloaded servers would not find it.
+# Near saturation a few per cent of step time decide how long the queue is. These two sweeps have one rate each between
+# 80 and 100 % of capacity, too few to show it; the record of all 1,305 public figures does. **Claim: there, the median
+# error of TTFT is more than three times what it is below half of capacity, and TPOT's not even three times.** A
+# comparison that only shows idle and overloaded servers would not find it.
 
 # %%
-if here:
-    ceiling = pl.col("requests_per_s").max().over("setting")
-    error = (pl.col("ttft_mean_ms_sim") / pl.col("ttft_mean_ms") - 1).abs()
-    shares = frame.select("setting", (pl.col("qps") / ceiling).alias("load"), error.alias("error"))
-    near = shares.filter(pl.col("load").is_between(0.8, 1.05))
-    assert near["error"].mean() > 2 * shares["error"].median()
-    worst = shares.sort("error").row(-1, named=True)
-    print(f"{near['error'].mean():.0%} near the plateau; worst: {worst['error']:.0%} at {worst['load']:.0%} of it")
+record = json.loads((Path(calibration.__file__).parent / "data" / "validation" / "public.json").read_text())
+median = {(row["family"], row["load_class"]): row["median_ape"] for row in record["by_load"]}
+growth = {name: median[name, "80-100 %"] / median[name, "below 50 %"] for name in ("ttft", "tpot")}
+assert growth["ttft"] > 3 > growth["tpot"], growth
+for name in growth:
+    print(name.upper(), {load: f"{error:.1f} %" for (family, load), error in median.items() if family == name})
 
 # %% [markdown]
 # No skip strategy appears here: public measurements of served skip strategies are few. The figures for strategies
