@@ -11,7 +11,7 @@ from calibration.quality.table import read_table
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 
 
-@pytest.mark.parametrize("model", sorted(f.stem for f in DATA.glob("cpu-*.json")))
+@pytest.mark.parametrize("model", ["cpu-llama", "cpu-opt"])
 def test_the_page_shows_the_committed_table(model):
     table = read_table(DATA / f"{model}.json")
     assert markdown(table) in PAGE.read_text(encoding="utf-8"), f"python -m calibration quality show {model}"
