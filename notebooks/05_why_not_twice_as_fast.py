@@ -74,7 +74,7 @@ saved
 # %% [markdown]
 # ## Batching: weights are read if any row needs them
 #
-# If every row skips an FFN with probability $p$, independently, a batch of $B$ skips it with $p^B$. A quarter at batch
+# If every row skips an FFN with probability *p*, independently, a batch of *B* skips it with *pᴮ*. A quarter at batch
 # 1 is one part in 65,000 at batch 8.
 
 # %%

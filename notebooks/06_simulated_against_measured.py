@@ -21,6 +21,7 @@ import calibration
 from calibration.engines import profile_of
 from calibration.validate_points import read_public
 from calibration.validate_run import predict
+from sim.study.pictures.style import themed
 
 pio.renderers.default = "plotly_mimetype"
 FOLDER = Path(calibration.__file__).resolve().parents[2] / "shared" / "data" / "serving"
@@ -61,19 +62,20 @@ if here:
 
 # %%
 if here:
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["TPOT (ms)", "TTFT (ms)"])
-    for column, metric in enumerate(("tpot_mean_ms", "ttft_mean_ms"), start=1):
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    for row, metric in enumerate(("tpot_mean_ms", "ttft_mean_ms"), start=1):
+        figure.update_yaxes(title=f"mean {metric[:4].upper()} (ms)", row=row, col=1)
         for setting, colour in ((PLAIN, "#1f4e79"), (CACHED, "#d55e00")):
             mine = frame.filter(pl.col("setting") == setting)
-            style = {"legendgroup": setting, "showlegend": column == 1, "marker_color": colour}
+            style = {"legendgroup": setting, "showlegend": row == 1, "marker_color": colour}
             measured, simulated = mine[metric], mine[f"{metric}_sim"]
-            style |= {"x": mine["qps"], "row": 1, "col": column}
+            style |= {"x": mine["qps"], "row": row, "col": 1}
             figure.add_scatter(y=measured, mode="markers", name=f"{setting}, measured", **style)
             line = {"dash": "solid" if setting == PLAIN else "dash"}
-            figure.add_scatter(y=simulated, mode="lines", name="simulated", line=line, **style)
-    figure.update_xaxes(title="requests per second")
-    figure.update_yaxes(type="log")
-    figure.update_layout(template="simple_white", title="Measured (dots) and simulated (lines)")
+            figure.add_scatter(y=simulated, mode="lines", name=f"{setting}, simulated", line=line, **style)
+    themed(figure, "Measured (dots) and simulated (lines)", height=640)
+    figure.update_xaxes(title="requests per second", row=2, col=1)
+    figure.update_yaxes(type="log", dtick="D2")
     figure.show()
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,15 @@ def _output(output: dict[str, Any], name: str) -> str:
 
 
 def _figure(spec: dict[str, Any], name: str) -> str:
+    """The figure's place and its data; its title leaves the picture, where it could not wrap, and becomes a caption."""
     height = spec["layout"].get("height", 450)
     drawn = {key: spec[key] for key in ("data", "layout", "frames") if key in spec}
+    drawn["layout"] = {key: value for key, value in spec["layout"].items() if key != "title"}
+    title = re.sub("<[^>]*>", " ", spec["layout"].get("title", {}).get("text", ""))
     text = json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")
     return _raw(
-        f'<div class="scroll"><div class="plot" id="{name}" style="height:{height}px"></div></div>'
+        f'<p class="caption">{title}</p><div class="scroll">'
+        f'<div class="plot" id="{name}" style="height:{height}px"></div></div>'
         f'<script type="application/json" data-for="{name}">{text}</script>'
     )
 

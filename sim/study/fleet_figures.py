@@ -31,11 +31,13 @@ def scores_of(groups: Sequence[Group], given: Mapping[str, float]) -> dict[str, 
 def fleet_figures(
     result: FleetResult, groups: Sequence[Group], *, given: Mapping[str, float], gpu_price: float | None
 ) -> dict[str, object]:
-    """`FleetResult.summary()` with dollars, mean quality and skipped share over the requests served."""
+    """`FleetResult.summary()` with dollars, GPUs, mean quality and skipped share over the requests served."""
     summary = result.summary()
     dollars = dollars_of(result, groups, gpu_price)
     output = int(str(summary["output_tokens"]))
+    hours = result.makespan_s / 3600
     return summary | {
+        "mean_gpus": result.gpu_hours / hours if hours else float("nan"),
         "dollars": dollars,
         "dollars_per_million_output_tokens": dollars / output * MILLION if output else float("nan"),
         **served_by_plan(result, groups, given),

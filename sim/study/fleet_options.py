@@ -3,19 +3,26 @@
 import argparse
 from collections.abc import Sequence
 
+from sim.cost.profiles import EngineProfile
 from sim.errors import InputError
 from sim.plans.model import ModelShape
 from sim.plans.spec import strategy_named
 from sim.run.autoscale import Autoscaler
-from sim.run.cluster import Control, Group, RequestClass, Tier
+from sim.run.cluster import Control, Fleet, Group, RequestClass, Tier
 from sim.run.dispatch import ROUTERS
 from sim.run.failures import Outage, Outages
 from sim.run.metrics import Slo
 from sim.study.options import Parser
 from sim.study.service import kernel_times
-from sim.study.settings import deployment_of, engine_of, scheduler_of, source_of
+from sim.study.settings import deployment_of, engine_of, oversized_of, scheduler_of, seed_of, slo_of, source_of
 
 SECOND = 1_000_000_000
+ASKED: dict[str, tuple[str, ...]] = {  # switches, and the options that then matter
+    "group": (), "classes": ("class_slo", "spill"), "shed": (), "disaggregate": ("link_gb_per_s", "link_latency_us"),
+    "autoscale": ("scale_min", "scale_max", "scale_every_s", "startup_s"), "fail": ("startup_s", "notice_s"),
+    "drain": ("startup_s",), "mtbf_h": ("repair_s", "startup_s", "notice_s"), "hours": ("qps", "swing", "cells"),
+    "rung": ("climb", "descend", "hold_s", "moving"), "seed": (), "gpu_price": (), "quality": (), "qps": (),
+}  # fmt: skip
 
 
 def add_fleet(parser: Parser) -> None:
@@ -56,6 +63,18 @@ def add_changes(parser: Parser) -> None:
     group.add_argument("--notice-s", type=float, default=1.0, metavar="S", help="before its requests are sent again")
 
 
+def fleet_of(args: argparse.Namespace, groups: Sequence[Group]) -> Fleet:
+    """The fleet that the options make of its groups."""
+    seed = seed_of(args)
+    classes, controls = classes_of(args, slo_of(args)), controls_of(args, groups, seed)
+    return Fleet(groups, classes, args.router, args.kv_weight, controls, oversized_of(args), seed)
+
+
+def engines_of(args: argparse.Namespace, groups: Sequence[Group]) -> list[EngineProfile]:
+    """The engine that each group runs on."""
+    return [engine_of(_on(args, group.deployment.gpu.name)) for group in groups]
+
+
 def groups_of(args: argparse.Namespace) -> list[Group]:
     """The groups that the options name; one called "all" where they name none."""
     if not args.group:
@@ -67,9 +86,12 @@ def groups_of(args: argparse.Namespace) -> list[Group]:
         count, _, gpu = size.partition("x")
         if not name or not count.isdecimal():
             raise InputError(f"--group {text}: write NAME=N, NAME=N:SPEC or NAME=NxGPU:SPEC, as fast=4xh100:swift_kv")
-        there = argparse.Namespace(**{**vars(args), "gpu": gpu or args.gpu})
-        found.append(_group(name, int(count), there, spec or args.strategy))
+        found.append(_group(name, int(count), _on(args, gpu or args.gpu), spec or args.strategy))
     return found
+
+
+def _on(args: argparse.Namespace, gpu: str) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), "gpu": gpu})
 
 
 def _group(name: str, replicas: int, args: argparse.Namespace, spec: str) -> Group:
@@ -161,6 +183,12 @@ def _outage(text: str, *, drain: bool) -> Outage:
         raise InputError(f"{what}: write AT_S:REPLICA or AT_S:REPLICA:DOWN_S, as 60:0:300")
     down_ns = _ns(_number(parts[2], what), what) if len(parts) == 3 else None
     return Outage(_ns(_number(parts[0], what), what), int(parts[1]), down_ns, drain)
+
+
+def asked_of(args: argparse.Namespace) -> dict[str, object]:
+    """What was asked for beyond a number of replicas, by option: for a report's provenance."""
+    names = [name for switch, more in ASKED.items() if getattr(args, switch) is not None for name in (switch, *more)]
+    return {name.replace("_", " "): value for name in names if (value := getattr(args, name)) is not None}
 
 
 def scores_given(args: argparse.Namespace, model: ModelShape) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import polars as pl
@@ -15,6 +15,7 @@ from sim.run.disaggregate import Disaggregated, Link
 from sim.run.fleet_result import FleetResult
 from sim.run.watch import Watch
 from sim.study.fleet_day import through_the_day
+from sim.study.fleet_figures import fleet_figures
 from sim.study.fleet_options import SECOND
 from sim.study.fleet_policies import Policies
 from sim.study.fleet_traffic import Traffic, Whole, Windows
@@ -24,24 +25,32 @@ RUNGS = ("dense", "swift_kv", "swift_kv+skip_decode:speedup=2")
 
 @dataclass(frozen=True)
 class Ran:
-    """What a fleet did, its groups as the result numbers them, how it looked over time, one row per policy."""
+    """What a fleet did, its groups as the result numbers them, how it looked over time, one row per policy, figures."""
 
     result: FleetResult
     groups: Sequence[Group]
     watch: pl.DataFrame | None = None
     policies: pl.DataFrame | None = None
+    figures: Mapping[str, object] = field(default_factory=dict)
 
 
 Way = Callable[[Fleet, Traffic], Ran]
 
 
 def way_of(args: argparse.Namespace, *, degrade: bool, given: Mapping[str, float]) -> Way:
-    """How the options run a fleet; `given` are assumed qualities by strategy, for the policies' table."""
+    """How the options run a fleet; `given` are assumed qualities by strategy."""
     if degrade:
-        return partial(_up_and_down, args, given)
-    if args.disaggregate:
-        return partial(_apart, args)
-    return partial(_in_cells if args.cells > 1 else _watched, args)
+        how = partial(_up_and_down, args, given)
+    elif args.disaggregate:
+        how = partial(_apart, args)
+    else:
+        how = partial(_in_cells if args.cells > 1 else _watched, args)
+
+    def way(fleet: Fleet, traffic: Traffic) -> Ran:
+        ran = how(fleet, traffic)
+        return replace(ran, figures=fleet_figures(ran.result, ran.groups, given=given, gpu_price=args.gpu_price))
+
+    return way
 
 
 def rungs_of(args: argparse.Namespace, groups: Sequence[Group]) -> list[Group]:

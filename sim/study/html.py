@@ -18,6 +18,7 @@ from sim.study.jsonable import plain
 from sim.study.numerals import human, percent
 from sim.study.pictures.style import colour, label
 
+WORDY = 100  # characters of a cell that gets a wide column, so that its row does not grow high
 LONG = 12  # rows of a table that a figure already shows, from which on it starts folded
 
 WORDS = {
@@ -166,7 +167,7 @@ def _table(number: int, section: Section) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(section.heading)}: table">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f'<p class="download"><a download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{link}">'
-        f"Download these {len(frame)} rows as CSV</a></p>"
+        f"Download {'this row' if len(frame) == 1 else f'these {len(frame)} rows'} as CSV</a></p>"
     )
 
 
@@ -190,9 +191,9 @@ def _cell(names: Sequence[str], row: Mapping[str, object], missing: str, *, nume
     column, *others = names
     value = row[column]
     exact = "" if value is None else _text(str(value))
-    if column == "strategy" and isinstance(value, str):
+    if column in ("strategy", "plan") and isinstance(value, str):
         return f'<td data-value="{exact}">{_strategy(value)}</td>'
-    kind = ' class="number"' if numeric else ""
+    kind = ' class="number"' if numeric else ' class="long"' if len(exact) > WORDY else ""
     text = _text(cell_of(column, value, missing))
     if value is not None:
         ends = [_text(cell_of(column, row[name])) for name in others if name.endswith(("_low", "_high"))]

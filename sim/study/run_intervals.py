@@ -21,6 +21,7 @@ from sim.study.prices import dollars_per_million, kwh_per_million, price_of
 from sim.study.service import Service
 
 MOST = 20_000  # requests that draws replay
+BOUNDED = ("slo_met_share", "goodput_per_s")  # may well be zero
 Tell = Callable[[int, int], None]
 
 
@@ -50,32 +51,39 @@ def run_intervals(
         moved[source].append(figures_of(one.run(short, seed=seed), slo))
         if tell:
             tell(number, len(runs))
-    return {name: _interval(service, name, value, centre, moved, chance) for name, value in figures.items()}
+    gpu = service.deployment.gpu.name
+    return {
+        name: interval_of(
+            name,
+            value,
+            centre=centre.get(name, math.nan),
+            moved={source: [one.get(name, math.nan) for one in drawn] for source, drawn in moved.items()},
+            chance=chance.get(name, 0.0),
+            residual=scatter_of(service).residual(name, gpu),
+        )
+        for name, value in figures.items()
+    }
 
 
-def _interval(
-    service: Service,
-    name: str,
-    value: float,
-    centre: Figures,
-    moved: Mapping[str, Sequence[Figures]],
-    chance: Mapping[str, float],
+def interval_of(
+    name: str, value: float, *, centre: float, moved: Mapping[str, Sequence[float]], chance: float, residual: float
 ) -> Interval:
-    """One figure's interval; a share or a rate that may be zero on its own scale, all else on a logarithmic one."""
-    bounded = name in ("slo_met_share", "goodput_per_s")
+    """One figure's interval; a share or a rate that may be zero on its own scale, all else on a logarithmic one.
+
+    `moved` are the figure's values by source of doubt, where it is `centre` without; `chance` is what that of the
+    traffic does to it, `residual` how far servers scatter in it if it is a latency; both are standard deviations.
+    """
+    bounded = name in BOUNDED
 
     def sd(source: str) -> float:
-        pairs = [(one.get(name, math.nan), centre.get(name, math.nan)) for one in moved[source]]
         if bounded:
-            return rms([a - b for a, b in pairs if math.isfinite(a - b)])
-        return rms([math.log(a / b) for a, b in pairs if a > 0 and b > 0])
+            return rms([one - centre for one in moved[source] if math.isfinite(one - centre)])
+        return rms([math.log(one / centre) for one in moved[source] if one > 0 and centre > 0])
 
-    scatter = sd(SERVER)
-    if moved[SERVER] and name.endswith("_ms"):
-        scatter = scatter_of(service).residual(name, service.deployment.gpu.name)
+    scatter = residual if moved[SERVER] and name.endswith("_ms") else sd(SERVER)
     # both the traffic that was simulated and the one that will come are draws of their kind
     by_source = {"kernels": sd("kernels"), "parameters": math.hypot(sd("parameters"), scatter)}
-    by_source["sampling"] = math.sqrt(2) * chance.get(name, 0.0)
+    by_source["sampling"] = math.sqrt(2) * chance
     if bounded:
         return level(value, by_source, most=1.0 if name == "slo_met_share" else math.inf)
     return combined(value, by_source)

@@ -11,7 +11,7 @@ from sim.run.result import Result
 from sim.run.uncertainty import Interval
 from sim.study.chance import STATISTICS
 from sim.study.engines import caveat
-from sim.study.html import Section, page
+from sim.study.html import Section, heading_of, page
 from sim.study.intervals import columns, scaled
 from sim.study.numerals import percent
 from sim.study.pictures import attribution, gantt, label, plan_table, timeline
@@ -133,9 +133,9 @@ def piles_up(result: Result) -> bool:
 def run_report(result: Result, summary: Mapping[str, Any], engine: EngineProfile | None) -> str:
     """The run as one HTML document that opens offline."""
     figures = {name: value for name, value in summary.items() if isinstance(value, (int, float, str))}
-    spreads = [{"metric": name, **{q: with_ends(summary[f"{name}_ms"], q) for q in STATISTICS}} for name in METRICS]
-    rates = [{"figure": name.replace("_", " "), "value": with_ends(summary, name)} for name in RATES]
-    shares = pl.DataFrame(list(summary["realised"].items()), schema=["what", "share"], orient="row")
+    spreads = [{"metric": m.upper(), **{q: with_ends(summary[f"{m}_ms"], q) for q in STATISTICS}} for m in METRICS]
+    rates = [{"figure": heading_of(name), "value": with_ends(summary, name)} for name in RATES]
+    saved = [{"what": heading_of(name), "share": share} for name, share in summary["realised"].items()]
     sections = [
         Section("How long do users wait?", f"Milliseconds over all requests. {INTERVALS}", table=pl.DataFrame(spreads)),
         Section("How much is served?", "Per replica.", table=pl.DataFrame(rates)),
@@ -146,7 +146,7 @@ def run_report(result: Result, summary: Mapping[str, Any], engine: EngineProfile
             "Seconds by kind of step.",
             attribution(result.attribution().with_columns(pl.col("kind").cast(pl.String))),
         ),
-        Section("What was skipped?", "The plan, and the work it saved.", plan_table(result.plan), shares),
+        Section("What was skipped?", "The plan, and the work it saved.", plan_table(result.plan), pl.DataFrame(saved)),
     ]
     text = facts_of(result) + "\n\n" + "\n\n".join(summary["warnings"])
     provenance = {

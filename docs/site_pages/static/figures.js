@@ -2,7 +2,8 @@
 
 /* Draw the figures of a notebook from the data beside them. */
 addEventListener("DOMContentLoaded", () => {
-  const config = {responsive: true, displaylogo: false, displayModeBar: "hover"};
+  const displayModeBar = matchMedia("(hover: hover)").matches ? "hover" : false;
+  const config = {responsive: true, displaylogo: false, displayModeBar};
   const draw = (plot) => {
     const {data, layout, frames} = JSON.parse(document.querySelector(`script[data-for="${plot.id}"]`).textContent);
     if (layout.meta?.min_width) plot.style.minWidth = `${layout.meta.min_width}px`;

@@ -18,6 +18,8 @@ function grouped(rows, ...names) {
 
 const three = new Intl.NumberFormat("en", {minimumSignificantDigits: 3, maximumSignificantDigits: 3});
 const whole = new Intl.NumberFormat("en");
+const money = new Intl.NumberFormat("en", {minimumFractionDigits: 2, maximumFractionDigits: 2});
+const SAID = {gain: (x) => `${x.toFixed(2)}x`, dollars_per_hour: money.format, quality: three.format};
 const say = (value) => (value === null ? "—" : Number.isInteger(value) ? whole.format(value) : three.format(value));
 
 /* The latency at a rate: its logarithm is linear between two rungs, and constant below the lowest. */
@@ -80,7 +82,7 @@ function startWhatIf() {
       return td;
     }
     td.className = "number";
-    td.textContent = name === "gain" && value ? `${value.toFixed(2)}x` : say(value ?? null);
+    td.textContent = value === null || value === undefined ? "—" : SAID[name]?.(value) ?? say(value);
     if (name === "quality" && row.quality === null) td.textContent = "not measured";
     if (name === "quality" && row.how) td.append(Object.assign(document.createElement("small"), {textContent: row.how}));
     if (name === "qps" && value) {
@@ -111,7 +113,7 @@ function startWhatIf() {
     const asks = `${say(asked.demand)} requests per second within TTFT ${say(asked.ttft)} ms and TPOT ${say(asked.tpot)} ms`;
     if (!best) return `${asks}: none of these strategies can.`;
     const than = !dense || dense.why ? `; dense: ${dense?.why ?? "not asked"}` : `; dense: ${say(dense.gpus)} GPUs`;
-    return `${asks}: ${say(best.gpus)} GPUs, $${say(best.dollars_per_hour)} per hour, with ${looks[best.plan][0]}`
+    return `${asks}: ${say(best.gpus)} GPUs, $${money.format(best.dollars_per_hour)} per hour, with ${looks[best.plan][0]}`
       + (best === dense ? "." : `${than}.`);
   }
 

@@ -1,20 +1,38 @@
 """`fleet`: many replicas behind a router."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from sim.errors import InputError
 from sim.run.cluster import Fleet
-from sim.study.fleet_figures import check_scores, fleet_figures
-from sim.study.fleet_options import add_changes, add_fleet, classes_of, controls_of, groups_of, scores_given
+from sim.study.fleet_figures import check_scores
+from sim.study.fleet_intervals import (
+    DRAWS,
+    MOST,
+    SAMPLING,
+    Run,
+    draws_of,
+    fleet_intervals,
+    services_of,
+    varied_fleets,
+    with_intervals,
+)
+from sim.study.fleet_options import (
+    add_changes,
+    add_fleet,
+    asked_of,
+    engines_of,
+    fleet_of,
+    groups_of,
+    scores_given,
+)
 from sim.study.fleet_policies import DEGRADE
 from sim.study.fleet_runs import RUNGS, Ran, rungs_of, way_of
 from sim.study.fleet_text import answer_of, show
-from sim.study.fleet_traffic import Traffic, Whole, Windows
+from sim.study.fleet_traffic import Traffic, traffic_again, traffic_of
 from sim.study.options import Parser, add_deployment, add_json, add_scheduler, add_slo, add_workload
-from sim.study.settings import DEFAULT_WORKLOAD, load_of, oversized_of, seed_of, slo_of, workload_of
 from sim.study.terminal import console, progress, say_json, write_parquet, write_text
-from sim.workload.stream import Day
 
 EXAMPLE = """\
 example:
@@ -24,6 +42,7 @@ example:
   python -m sim fleet --replicas 4 --hours 24 --qps 60 --autoscale load=30 --mtbf-h 100 --html out/fleet.html
   python -m sim fleet --policy degrade --rung dense --rung swift_kv --hours 2 --qps 110 --html out/degrade.html
 """
+LOOKS, LEAST_LOOK_S = 1000, 0.1  # of a page's picture over time
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -39,6 +58,10 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_slo(parser)
     output = add_json(parser)
     output.add_argument("--html", metavar="FILE", help="write the run as a self-contained page")
+    output.add_argument(
+        "--draws", type=int, metavar="N", help="runs of each source of doubt, for 90 %% intervals; 0: no intervals "
+        f"({DRAWS}; 0 from {MOST:,} requests on)",
+    )  # fmt: skip
     output.add_argument("--requests-out", metavar="FILE.parquet", help="one row per request")
     output.add_argument("--replicas-out", metavar="FILE.parquet", help="one row per life of a replica")
     output.add_argument("--gpu-price", type=float, metavar="DOLLARS", help="per GPU-hour; default: an assumption")
@@ -77,7 +100,13 @@ def _add_more(parser: Parser) -> None:
     group.add_argument("--workers", type=int, default=1, metavar="N", help="processes that simulate cells")
     group.add_argument("--qps", type=float, help="rate of the whole fleet")
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--watch-s", type=float, default=0.0, metavar="S", help="look at the fleet so often, for --html")
+    group.add_argument(
+        "--watch-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="look at the fleet so often, for --html; default: a thousand times",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,42 +114,40 @@ def run(args: argparse.Namespace) -> int:
     degrade = args.policy == DEGRADE
     if degrade:
         args.policy = None  # the engine's own
-    seed, groups = seed_of(args), groups_of(args)
+    traffic, groups = traffic_of(args), groups_of(args)
+    fleet = fleet_of(args, groups)
     if args.html and not args.watch_s:
-        args.watch_s = 10.0
-    controls = controls_of(args, groups, seed)
-    fleet = Fleet(
-        groups, classes_of(args, slo_of(args)), args.router, args.kv_weight, controls, oversized_of(args), seed
-    )
+        args.watch_s = round(max(LEAST_LOOK_S, traffic.lasts_s / LOOKS), 2)
     given = scores_given(args, groups[0].deployment.model)
     check_scores(rungs_of(args, groups) if degrade else groups, given)
+    way = way_of(args, degrade=degrade, given=given)
+    services, draws = services_of(fleet, engines_of(args, groups)), draws_of(args, traffic)
+    runs = _other_runs(args, fleet, traffic, varied_fleets(fleet, services, draws))
     with progress(quiet=args.json) as bar:
         if bar:
             bar("simulating", 0, None)
-        ran = way_of(args, degrade=degrade, given=given)(fleet, _traffic(args, seed))
-    figures = fleet_figures(ran.result, ran.groups, given=given, gpu_price=args.gpu_price)
-    _write(args, ran, figures)
+        ran = way(fleet, traffic)
+        tell = partial(bar, "drawing kernels, engine and traffic") if bar else None
+        ran = with_intervals(ran, fleet_intervals(ran, way, runs, services, tell=tell), draws)
+    _write(args, ran)
     if args.json:
-        say_json(answer_of(ran, figures))
+        say_json(answer_of(ran))
     else:
-        show(console(), ran, figures)
+        show(console(), ran)
     return 0
 
 
-def _traffic(args: argparse.Namespace, seed: int) -> Traffic:
-    """A day where --hours says so, else a workload."""
-    if args.hours is None:
-        args.concurrency = None
-        return Whole(workload_of(args, load_of(args)))
-    for name in ("trace", "prompt_tokens", "arrivals"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--hours draws its own traffic; it does not go with --{name.replace('_', '-')}")
-    if args.qps is None:
-        raise InputError("--hours needs the mean rate of the whole fleet: give --qps")
-    return Windows(Day(args.workload or DEFAULT_WORKLOAD, args.qps, args.hours, args.swing, seed=seed))
+def _other_runs(
+    args: argparse.Namespace, fleet: Fleet, traffic: Traffic, varied: Mapping[str, Sequence[Fleet]]
+) -> dict[str, list[Run]]:
+    """The runs that show, by source, how well the fleet's figures are known; of the traffic, seeds that follow."""
+    runs = {source: [(one, traffic) for one in fleets] for source, fleets in varied.items()}
+    seeds = (argparse.Namespace(**{**vars(args), "seed": args.seed + 1 + n}) for n in range(len(varied["kernels"])))
+    runs[SAMPLING] = [(fleet_of(other, fleet.groups), traffic_again(other, traffic)) for other in seeds]
+    return runs
 
 
-def _write(args: argparse.Namespace, ran: Ran, figures: Mapping[str, object]) -> None:
+def _write(args: argparse.Namespace, ran: Ran) -> None:
     """The files that were asked for."""
     if args.requests_out:
         if ran.result.requests is None:
@@ -131,4 +158,4 @@ def _write(args: argparse.Namespace, ran: Ran, figures: Mapping[str, object]) ->
     if args.html:
         from sim.study.fleet_report import fleet_page  # plotly is slow to load, and most runs draw nothing
 
-        write_text(args.html, fleet_page(ran, figures, source=f"{ran.result.workload}, seed {args.seed}"))
+        write_text(args.html, fleet_page(ran, asked_of(args)))

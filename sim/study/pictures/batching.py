@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from sim.study.pictures.style import Style, in_order, label, styles, themed
 
-DASHES = ("solid", "dot", "dash", "dashdot")
+DASHES = ("solid", "dot"), ("dash", "longdashdot")  # of what is realised, of what is promised: by policy
 
 
 def ffn_by_batch(frame: pl.DataFrame) -> go.Figure:
@@ -35,7 +35,7 @@ def _by_batch(frame: pl.DataFrame, title: str) -> go.Figure:
         rows=len(models), cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=models if models[1:] else []
     )
     looks = styles(frame["strategy"])
-    dashes = dict(zip(in_order(frame["policy"].to_list()), itertools.cycle(DASHES)))
+    dashes = dict(zip(in_order(frame["policy"].to_list()), itertools.cycle(zip(*DASHES))))
     for i, model in enumerate(models, 1):
         part = frame.filter(pl.col("model") == model) if model else frame
         for trace in _lines(part, looks, dashes):
@@ -52,7 +52,7 @@ def _by_batch(frame: pl.DataFrame, title: str) -> go.Figure:
     return figure
 
 
-def _lines(frame: pl.DataFrame, looks: dict[str, Style], dashes: dict[str, str]) -> list[go.Scatter]:
+def _lines(frame: pl.DataFrame, looks: dict[str, Style], dashes: dict[str, tuple[str, str]]) -> list[go.Scatter]:
     """Realised savings as thick lines with markers; a nominal one, thin, where no other line shows it already."""
     lines: list[go.Scatter] = []
     drawn: set[tuple[object, ...]] = set()
@@ -60,11 +60,13 @@ def _lines(frame: pl.DataFrame, looks: dict[str, Style], dashes: dict[str, str])
         mine, look, name = part.sort("batch"), looks[str(strategy)], label(str(strategy))
         batches, promise = mine["batch"].to_list(), mine["nominal"].to_list()
         name = ", ".join(filter(None, (name if looks.keys() - {strategy} else "", str(policy)))) or name
+        solid, broken = dashes[str(policy)]
         if (strategy, *promise) not in drawn:
-            thin = {"color": look.colour, "width": 1.2, "dash": "dash"}
-            lines.append(_line(batches, promise, f"{name}: nominal", line=thin, mode="lines"))
+            thin = {"color": look.colour, "width": 1.2, "dash": broken}
+            lines.append(_line(batches, promise, f"{name}: nominal", line=thin, mode="lines+markers"))
+            lines[-1].marker = {"symbol": look.marker, "size": 5}
             drawn.add((strategy, *promise))
-        thick = {"color": look.colour, "width": 2.5, "dash": dashes[str(policy)]}
+        thick = {"color": look.colour, "width": 2.5, "dash": solid}
         lines.append(_line(batches, mine["realised"].to_list(), f"{name}: realised", line=thick, mode="lines+markers"))
         lines[-1].marker = {"symbol": look.marker, "size": 9}
     return lines

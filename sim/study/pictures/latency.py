@@ -162,7 +162,7 @@ def _switch(owners: list[str]) -> dict[str, object]:
     ]
     return {
         "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
-        "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom", "pad": {"t": 0, "b": 2},
+        "x": 0.5, "xanchor": "center", "y": 1.01, "yanchor": "bottom", "pad": {"t": 0, "b": 2},
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def plan_table(plan: SkipPlan) -> go.Figure:
     themed(figure, f"What does a token do in each layer? {label(plan.name)}", height=190 + min(14 * plan.layers, 640))
     step = max(1, plan.layers // 16)
     figure.update_yaxes(title="layer (0 is next to the input)", showgrid=False, tick0=0, dtick=step, zeroline=False)
-    figure.update_xaxes(title="token: prompt, sampled (the prompt's last), then generated token t", showgrid=False)
+    figure.update_xaxes(title="token: prompt, sampled (the prompt's last),<br>then generated token t", showgrid=False)
     figure.update_xaxes(type="category", tickangle=0, nticks=12)
     return figure
 

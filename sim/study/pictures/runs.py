@@ -37,7 +37,7 @@ def attribution(frame: pl.DataFrame) -> go.Figure:
     many = "strategy" in frame.columns
     keys = [
         wrapped(f"{label(r['strategy'])}: {r['kind']}" if many else str(r["kind"]), 28)
-        + f"<br>{r['iterations']:,} iterations"
+        + f"<br>{r['iterations']:,} iteration{'' if r['iterations'] == 1 else 's'}"
         for r in frame.iter_rows(named=True)
     ]
     totals = frame.select(pl.sum_horizontal(f"{p}_s" for p in PARTS)).to_series().to_list()
@@ -62,6 +62,7 @@ def attribution(frame: pl.DataFrame) -> go.Figure:
         )
     themed(figure, "What does the time of an iteration go into?", height=190 + 44 * len(keys))
     figure.update_layout(barmode="stack", bargap=0.3, legend={"traceorder": "normal"})
+    figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title="seconds of the whole run")
     return figure

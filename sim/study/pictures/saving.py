@@ -36,13 +36,13 @@ def waterfall(steps: pl.DataFrame) -> go.Figure:
         for row, start in zip(rows, levels):
             figure.add_trace(_bar(strategy, row, start), row=1, col=i)
         figure.add_trace(_links(rows, levels, labels), row=1, col=i)
-    themed(figure, "Where does the nominal saving go?", height=150 + 38 * len(labels), legend=False)
+    themed(figure, "Where does the nominal saving go?", height=168 + 38 * len(labels), legend=False)
     order = [_wrap(text) for text in labels]
     figure.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed", showgrid=False)
     figure.update_yaxes(tickfont={"size": 12})
     low, high = span
     figure.update_xaxes(tickformat=".0%", range=[low, high + 0.55 * (high - low)], nticks=3, tickangle=0, zeroline=True)
-    figure.update_layout(bargap=0.25, barmode="overlay", margin={"t": 100})
+    figure.update_layout(bargap=0.25, barmode="overlay", margin={"t": 118})
     figure.update_layout(meta={"min_width": 190 + 118 * len(panels)})
     figure.update_annotations(font={"size": 12}, yanchor="bottom")
     figure.update_xaxes(title="share of the dense model's GPU time", row=1, col=(len(panels) + 1) // 2 or 1)

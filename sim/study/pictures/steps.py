@@ -41,7 +41,7 @@ def plan_steps(plans: Mapping[str, SkipPlan], tokens: Sequence[int], *, seed: in
     figure.update_yaxes(title="layer (0 is next to the input)", row=1, col=1)
     figure.update_xaxes(type="category", showgrid=False, tickangle=90, nticks=len(columns) // 2, tickfont={"size": 10})
     figure.update_layout(margin={"b": 190, "t": 70}, sliders=[_slider(columns)], updatemenus=[_buttons()])
-    figure.update_layout(meta={"min_width": 100 + 190 * len(grids)})
+    figure.update_layout(meta={"min_width": 96 + 160 * len(grids)})
     return figure
 
 

@@ -64,15 +64,15 @@ def tornado(effects: pl.DataFrame, objective: str) -> go.Figure:
             go.Bar(
                 x=[100 * (high["factor"] - low["factor"])],
                 base=[100 * (low["factor"] - 1)],
-                y=[f"<b>{axis}</b><br>{ends}"],
+                y=[f"<b>{axis}</b><br>{ends.replace(' … ', ' …<br>')}"],
                 orientation="h",
                 marker={"color": COLOURS[0]},
                 hovertemplate=f"{axis}: {ends}<extra></extra>",
             )
         )
-    themed(figure, f"What moves {axis_title(objective)}?", height=110 + 52 * len(axes), legend=False)
+    themed(figure, f"What moves {axis_title(objective)}?", height=120 + 64 * len(axes), legend=False)
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    figure.update_xaxes(title="% off the mean, everything else equal", ticksuffix=" %")
+    figure.update_xaxes(title="% off the mean,<br>everything else equal", ticksuffix=" %", nticks=6, tickangle=0)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(bargap=0.45)
     return figure

@@ -18,6 +18,7 @@ FRONTS = (
     ("tpot_p50_ms", "output_tokens_per_s_per_gpu"),
     ("dollars_per_million_output_tokens", "tpot_p50_ms"),
 )
+UNSEEN = ("key", "plan_digest", "kv_capacity_tokens", "kv_peak_share", "busy_share")  # in the table's file alone
 MOST = 20  # of the best points
 SHOWN = (
     "max_qps_per_gpu",
@@ -58,7 +59,7 @@ def report(table: pl.DataFrame, axes: Sequence[str], objective: str, provenance:
         ),
         *_fronts(table, columns),
         *_what_matters(table, axes, objective),
-        Section("All points", "What was computed, and why a point has no figures.", table=table.drop("key")),
+        Section("All points", "What was computed, and why a point has no figures.", table=table, unseen=UNSEEN),
     ]
     summary = summary_of(table, axes, objective)
     return page("A sweep: what to choose", summary, sections, provenance, frames={"points": table})

@@ -189,12 +189,12 @@ def test_a_waterfall_that_does_not_add_up_is_refused(total: float, losses: list[
 def test_batching_curves_hold_every_saving_and_each_promise_once() -> None:
     frame = frames.ffn()
     lines = FIGURES["ffn_by_batch"].data
-    realised = [t for t in lines if "markers" in t.mode]
+    realised = [t for t in lines if t.name.endswith("realised")]
     assert [v for t in realised for v in t.y] == frame["realised"].to_list()
     assert len(lines) == 2 * len(realised) == 2 * frame["strategy"].n_unique()
     frame = frames.depth()
     figure = FIGURES["skip_decode_by_batch"]
-    realised = [t for t in figure.data if "markers" in t.mode]
+    realised = [t for t in figure.data if t.name.endswith("realised")]
     assert [v for t in realised for v in t.y] == frame["realised"].to_list()
     assert len(figure.data) - len(realised) == frame["model"].n_unique()
     assert [a.text for a in figure.layout.annotations] == ["llama-3.1-8b", "llama-2-7b"]
