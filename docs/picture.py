@@ -54,6 +54,6 @@ if __name__ == "__main__":
         outcome = load_outcome(Path(sys.argv[1] if len(sys.argv) > 1 else "out/study"))
         target = Path(sys.argv[2]) if len(sys.argv) > 2 else HOME
         photograph(figure_page(outcome, 1100, 460), target / "study.png", 1100, 460)
-        photograph(sliders_page(outcome), target / "sliders.png", 1180, 1010)
+        photograph(sliders_page(outcome), target / "sliders.png", 1180, 1080)
     except InputError as mistake:
         sys.exit(f"picture: {mistake}")

@@ -75,7 +75,7 @@ if here:
             figure.add_scatter(y=simulated, mode="lines", name=f"{setting}, simulated", line=line, **style)
     themed(figure, "Measured (dots) and simulated (lines)", height=640)
     figure.update_xaxes(title="requests per second", row=2, col=1)
-    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_yaxes(type="log", tickvals=[5, 10, 20, 50, 100, 200, 500, 1000, 2000])
     figure.show()
 
 # %% [markdown]

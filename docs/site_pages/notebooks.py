@@ -39,10 +39,12 @@ def _figure(spec: dict[str, Any], name: str) -> str:
     height = spec["layout"].get("height", 450)
     drawn = {key: spec[key] for key in ("data", "layout", "frames") if key in spec}
     drawn["layout"] = {key: value for key, value in spec["layout"].items() if key != "title"}
+    margin = drawn["layout"].get("margin", {})
+    drawn["layout"]["margin"] = {**margin, "t": margin.get("t", 48) - 18}
     title = re.sub("<[^>]*>", " ", spec["layout"].get("title", {}).get("text", ""))
     text = json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")
     return _raw(
-        f'<p class="caption">{title}</p><div class="scroll">'
+        f'<p class="title-of-figure">{title}</p><div class="scroll">'
         f'<div class="plot" id="{name}" style="height:{height}px"></div></div>'
         f'<script type="application/json" data-for="{name}">{text}</script>'
     )

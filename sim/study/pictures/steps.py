@@ -26,7 +26,7 @@ def plan_steps(plans: Mapping[str, SkipPlan], tokens: Sequence[int], *, seed: in
     columns = [f"prompt {i}" for i in range(1, PROMPTS + 1)] + ["sampled"] + [f"t = {t}" for t in tokens]
     grids = [_grid(plan, tokens, np.random.default_rng(seed)) for plan in plans.values()]
     figure = make_subplots(rows=1, cols=len(grids), shared_yaxes=True, horizontal_spacing=0.03,
-                           subplot_titles=[wrapped(label(name), 20) for name in plans])  # fmt: skip
+                           subplot_titles=[wrapped(label(name), 14) for name in plans])  # fmt: skip
     for i, grid in enumerate(grids, 1):
         figure.add_trace(_cells(grid, columns), row=1, col=i)
     for state in np.unique(np.concatenate([grid.ravel() for grid in grids])):
@@ -84,7 +84,7 @@ def _first(grid: NDArray[np.int64], columns: int) -> NDArray[np.float32]:
 def _slider(names: Sequence[str]) -> dict[str, Any]:
     steps = [{"args": [[str(i)], STOP], "label": name, "method": "animate"} for i, name in enumerate(names, 1)]
     return {
-        "steps": steps, "active": len(steps) - 1, "x": 0.12, "len": 0.88, "y": -0.22, "pad": {"t": 10},
+        "steps": steps, "active": len(steps) - 1, "x": 0.16, "len": 0.84, "y": -0.22, "pad": {"t": 10},
         "currentvalue": {"prefix": "token: ", "xanchor": "left", "font": {"size": 13}},
         "ticklen": 0, "font": {"size": 1},
     }  # fmt: skip
