@@ -60,6 +60,13 @@ def _layer(time_s: pl.Series, replicas: pl.Series, name: str, look: Style) -> go
     )
 
 
+def _crowded(row: dict[str, float], policies: pl.DataFrame) -> bool:
+    """Whether another policy's marker lies where this one's figure would stand to its right."""
+    aside, above = pl.col("skipped_share") - row["skipped_share"], pl.col("slo_met_share") - row["slo_met_share"]
+    near = 0.3 * max(policies["skipped_share"])  # as wide as a figure on a phone
+    return bool(len(policies.filter(aside.is_between(0, near, closed="right"), above.abs() < 0.08)))
+
+
 def policy_map(policies: pl.DataFrame) -> go.Figure:
     """Requests within the SLO over the share of blocks that were skipped, one marker per policy.
 
@@ -74,7 +81,8 @@ def policy_map(policies: pl.DataFrame) -> go.Figure:
             go.Scatter(
                 x=[row["skipped_share"]], y=[met], mode="markers+text",
                 name=LADDER if row["policy"] == DEGRADE else label(row["policy"]),
-                text=[percent(met)], textposition="middle right", cliponaxis=False,
+                text=[percent(met)], cliponaxis=False,
+                textposition="middle left" if _crowded(row, policies) else "middle right",
                 error_y={"array": [ends[1] - met], "arrayminus": [met - ends[0]], "thickness": 1.2, "width": 4,
                          "color": look.colour, "visible": ends[1] > ends[0]},
                 marker={"symbol": look.marker, "size": 13, "color": look.colour},
