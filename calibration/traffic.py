@@ -87,7 +87,8 @@ def _lengths(
     mean: float, bounds: tuple[float, float] | None, load: Load, n: int, rng: np.random.Generator, *, natural: bool
 ) -> Ints:
     if bounds:
-        return rng.integers(round(bounds[0]), round(bounds[1]), size=n, endpoint=True)
+        least, most = (max(1, round(bound)) for bound in bounds)
+        return rng.integers(least, most, size=n, endpoint=True)
     if natural and round(mean) % 16:  # a multiple of 16 was asked for, not found
         drawn = np.minimum(rng.gamma(NATURAL_SHAPE, mean / NATURAL_SHAPE, n), NATURAL_MOST)
         return np.maximum(1, np.rint(drawn * (mean / drawn.mean()))).astype(np.int64)

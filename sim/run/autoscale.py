@@ -58,14 +58,17 @@ class Autoscaler:
 
     def run(self, crew: Crew) -> Event:
         """Look, decide, wait."""
-        wishes: list[tuple[int, int]] = []
+        wishes = [(crew.now_ns, len(self._mine(crew)))]  # or an idle first look would send those home who just began
         while crew.more:
             crew.look()
-            mine = [m for m in crew.live() if m.group == self.group and m.phase in ("starting", "serving")]
+            mine = self._mine(crew)
             wish = self.wanted(len(mine), signal_of(mine, self.signal))
             wishes = [(t, w) for t, w in wishes if t > crew.now_ns - self.down_after_ns] + [(crew.now_ns, wish)]
             self._scale(crew, mine, max(wish, min(len(mine), max(w for _, w in wishes))))
             yield crew.env.timeout(self.every_ns)
+
+    def _mine(self, crew: Crew) -> list[Member]:
+        return [m for m in crew.live() if m.group == self.group and m.phase in ("starting", "serving")]
 
     def _scale(self, crew: Crew, mine: list[Member], wish: int) -> None:
         taken = {m.slot for m in crew.live()}

@@ -127,6 +127,16 @@ def test_an_autoscaler_loses_nobody_and_stays_within_its_bounds(
     assert watch.frame()["serving"].min() >= 1
 
 
+def test_nobody_is_sent_home_before_the_window_has_passed() -> None:
+    """Kubernetes' stabilisation window begins with the replicas that are there, not empty."""
+    window_ns = 10**9
+    scaler = Autoscaler(1.0, most=5, every_ns=10**8, down_after_ns=window_ns)
+    lives = idle_day(10**10, replicas=5, controls=[scaler]).replicas
+    drained = lives.filter(pl.col("end") == "drained")["down_ns"]
+    assert len(drained) == 4
+    assert drained.min() >= window_ns
+
+
 @given(st.integers(1, 50), st.floats(0, 1000), st.floats(0, 1000))
 def test_the_wish_rises_with_the_signal(replicas: int, low: float, high: float) -> None:
     scaler = Autoscaler(10.0, least=2, most=40)
