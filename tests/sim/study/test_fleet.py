@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from sim.study import cli
+from tests.browser import ask
 from tests.sim.study.test_cli import assert_documented
 
 SMALL = ["fleet", "--requests", "200", "--qps", "30", "--replicas", "2"]
@@ -57,6 +58,22 @@ def test_degrading_is_compared_and_reported(fleet, tmp_path):
     assert sum(row["requests"] for row in answer["served"]) == answer["completed"] == 200
     assert "Is it worth skipping only under load?" in page.read_text()
     assert len(pl.read_parquet(requests)) == 200
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--autoscale", "load=10", "--startup-s", "2"],
+        ["--policy", "degrade", "--rung", "dense", "--rung", "swift_kv", "--climb", "5", "--descend", "1"],
+    ],
+)
+def test_the_page_draws_without_a_complaint(fleet, options, tmp_path):
+    page = tmp_path / "fleet.html"
+    fleet(*options, "--draws", "0", "--html", str(page))
+    script = "return document.querySelectorAll('.plot .main-svg').length"
+    drawn, problems = ask(page.read_text(), script, tmp_path)
+    assert problems == []
+    assert drawn > 0
 
 
 def test_fleet_says_its_answer_in_words(fleet):

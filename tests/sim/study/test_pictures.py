@@ -1,71 +1,19 @@
 """Pictures show the numbers they were given, all of them, with a unit on every axis."""
 
 import itertools
-from functools import cache
 
-import numpy as np
-import plotly.graph_objects as go
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost.deployment import Deployment
-from sim.cost.hardware import gpu_named
-from sim.cost.times import times_for
 from sim.errors import InputError
-from sim.plans.plan import SkipPlan
-from sim.plans.spec import strategy_named
 from sim.run.metrics import Slo
-from sim.run.result import Result
-from sim.run.simulate import simulate
-from sim.serving.config import SchedulerConfig
 from sim.study import pictures
-from sim.study.operations import operations
-from sim.study.pictures.gantt import ITERATIONS, LANES
-from sim.study.pictures.plans import STATES
-from sim.workload.generate import named_workload
 from tests.sim.study import frames
-from tests.sim.study.frames import MODEL, SPECS
+from tests.sim.study.gallery import FIGURES
 
 Costs = list[tuple[float, float | None]]
-
-
-def figures() -> dict[str, go.Figure]:
-    return {
-        "plan_table": pictures.plan_table(strategy_named("skip_decode", MODEL)),
-        "capacity_bars": pictures.capacity_bars(frames.capacities()),
-        "latency_curves": pictures.latency_curves(frames.points(), Slo()),
-        "plan_steps": pictures.plan_steps({"swift_kv": strategy_named("swift_kv", MODEL)}, range(0, 64, 8)),
-        "waterfall": pictures.waterfall(frames.steps()),
-        "ffn_by_batch": pictures.ffn_by_batch(frames.ffn()),
-        "skip_decode_by_batch": pictures.skip_decode_by_batch(frames.depth()),
-        "single_stream": pictures.single_stream(frames.streams()),
-        "cost_quality": pictures.cost_quality(frames.capacities()),
-        "attribution": pictures.attribution(frames.seconds()),
-        "timeline": pictures.timeline(frames.run(300)),
-        "gantt": pictures.gantt(served()),
-        "roofline": pictures.roofline(counted(), bytes_per_s=4.8e12, flops_per_s=989e12),
-    }
-
-
-@cache
-def served() -> Result:
-    """A run in which some wait."""
-    on = Deployment(MODEL, gpu_named("h200"))
-    work = named_workload("azure-conv", requests=150, qps=40)
-    return simulate(work, on, strategy_named("dense", MODEL), SchedulerConfig(max_num_seqs=32))
-
-
-def counted() -> pl.DataFrame:
-    return operations(Deployment(MODEL, gpu_named("h200")), times_for("h200"))
-
-
-FIGURES = figures()
-
-
-def values(column: object) -> list[float]:
-    return [float(v) for v in column]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -84,29 +32,6 @@ def test_every_axis_of_numbers_says_its_unit_and_every_title_speaks(name: str) -
     title = layout.title.text
     assert "?" in title
     assert " " in title
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_plan_table_tells_every_flag_of_every_token(spec: str) -> None:
-    plan = strategy_named(spec, MODEL)
-    cells = pictures.plan_table(plan).data[0]
-    columns = {tuple(row): i for i, row in enumerate(map(tuple, plan.decode))}
-    assert len(cells.x) == 2 + len(columns)
-    assert len(set(cells.x)) == len(cells.x)
-    shown = np.array(cells.z)
-    starts = [i for i, row in enumerate(plan.decode) if i == 0 or (row != plan.decode[i - 1]).any()]
-    for column, flags in enumerate([plan.prompt, plan.sampled, *(plan.decode[t] for t in starts)]):
-        for layer, flag in enumerate(flags):
-            assert STATES[shown[layer, column]] == state_of(plan, layer, int(flag), generated=column > 1)
-
-
-def state_of(plan: SkipPlan, layer: int, flag: int, *, generated: bool) -> str:
-    """The state of a cell in words, by cases."""
-    if flag & 3 == 3:
-        if plan.kv_owner[layer] != layer:
-            return "shared cache"
-        return "FFN gated" if generated and plan.gate and plan.gate.skip[layer] > 0 else "full"
-    return {0: "skipped", 1: "attention only", 2: "FFN only", 4: "KV only", 5: "attention only", 6: "FFN only"}[flag]
 
 
 def test_capacity_bars_hold_each_figure_and_its_interval() -> None:
@@ -227,104 +152,6 @@ def test_cost_and_quality_show_all_strategies_and_the_line_joins_the_unbeaten(ro
     assert sorted((t.name, t.x[0]) for t in markers) == sorted((f"strategy {i}", c) for i, (c, _) in enumerate(rows))
     measured = [(c, q) for c, q in rows if q is not None]
     assert sorted(t.y[0] for t in markers if not isinstance(t.y[0], str)) == sorted(q for _, q in measured)
-    unbeaten = {
-        (c, q)
-        for c, q in measured
-        if not any((d <= c and r > q) or (d < c and r >= q) for d, r in measured)
-    }
+    unbeaten = {(c, q) for c, q in measured if not any((d <= c and r > q) or (d < c and r >= q) for d, r in measured)}
     lines = [t for t in figure.data if t.mode == "lines"]
     assert {point for t in lines for point in zip(t.x, t.y)} == unbeaten
-
-
-def test_attribution_adds_up_to_the_seconds_of_the_run() -> None:
-    frame = frames.seconds()
-    bars = FIGURES["attribution"].data
-    assert len(bars) == len(frames.PARTS)
-    total = frame.select(pl.sum_horizontal(f"{p}_s" for p in frames.PARTS)).to_series()
-    assert [sum(t.x[i] for t in bars) for i in range(len(frame))] == pytest.approx(total.to_list())
-    assert [sum(t.customdata[i] for t in bars) for i in range(len(frame))] == pytest.approx([1.0] * len(frame))
-    many = pl.concat([frame.with_columns(strategy=pl.lit(s)) for s in frames.STRATEGIES[:2]])
-    assert len(set(pictures.attribution(many).data[0].y)) == len(many)
-
-
-@pytest.mark.parametrize("iterations", [1, 700, 1250, 1251, 30_000])
-def test_a_timeline_has_at_most_5000_points_and_says_when_it_groups(iterations: int) -> None:
-    run = frames.run(iterations)
-    figure = pictures.timeline(run)
-    assert sum(len(t.x) for t in figure.data) <= 5000
-    by_name = {t.name: t for t in figure.data}
-    frame = run.iterations
-    assert max(by_name["KV memory in use"].y) == frame["kv_share"].max()
-    assert max(by_name["requests waiting"].y) == frame["waiting"].max()
-    said = figure.layout.xaxis3.title.text
-    if iterations <= 1250:
-        assert values(by_name["prompt tokens"].y) == values(frame["prompt_tokens"])
-        assert "each point" not in said
-    else:
-        assert f"each point is {-(-iterations // 1250)} iterations" in said
-        assert np.mean(by_name["prompt tokens"].y) == pytest.approx(frame["prompt_tokens"].mean(), rel=0.02)
-
-
-def test_a_gantt_chart_cuts_a_window_out_of_the_run() -> None:
-    result = served()
-    steps, frame = result.iterations, result.requests
-    whole = pictures.gantt(result, start_s=0.0)
-    bars = [t for t in whole.data if t.type == "bar"]
-    assert [sum(bar.y) for bar in bars] == [
-        steps[c][: len(bars[0].y)].sum() for c in ("prompt_tokens", "decode_rows")
-    ]
-    assert len(bars[0].y) <= ITERATIONS
-    ends = np.array(bars[0].x) + np.array(bars[0].width)
-    assert (ends[:-1] <= np.array(bars[0].x)[1:] + 1e-9).all()  # one iteration after the other
-    lanes = {t.name: [y for y in t.y if y is not None] for t in whole.data if t.type == "scatter"}
-    assert len(set(lanes["prompt"])) <= min(LANES, len(frame))
-    first = frame.sort("scheduled_ns", "request").row(0, named=True)
-    prompt = next(t for t in whole.data if t.name == "prompt")
-    assert [prompt.x[0], prompt.x[1]] == pytest.approx([first["scheduled_ns"] / 1e9, first["first_token_ns"] / 1e9])
-    peak = steps.row(int(steps["waiting"].arg_max()), named=True)["start_ns"] / 1e9  # type: ignore[arg-type]
-    low, high = FIGURES["gantt"].layout.xaxis3.range
-    assert low <= peak <= high
-
-
-def test_a_roofline_holds_every_operation_and_says_which_were_not_measured() -> None:
-    frame = counted()
-    ceiling, *traces = FIGURES["roofline"].data
-    assert [t.name for t in traces] == list(dict.fromkeys(frame["operation"]))
-    for trace, (_, mine) in zip(traces, frame.group_by("operation", maintain_order=True)):
-        assert np.array(trace.x) * mine["bytes"].to_numpy() == pytest.approx(mine["flops"].to_numpy())
-        assert np.array(trace.y) * mine["ns"].to_numpy() * 1e3 == pytest.approx(mine["flops"].to_numpy())
-        assert [not s.endswith("-open") for s in trace.marker.symbol] == mine["measured"].to_list()
-    assert ceiling.y[-1] == 989.0
-    assert ceiling.y[0] == pytest.approx(4.8 * ceiling.x[0])
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_steps_fill_the_plan_in_one_token_at_a_time(spec: str) -> None:
-    plan = strategy_named(spec, MODEL)
-    tokens = [0, 1, 17, 100, 300]
-    figure = pictures.plan_steps({spec: plan}, tokens, seed=5)
-    whole = np.array(figure.data[0].z)
-    assert len(figure.frames) == len(figure.layout.sliders[0].steps) == whole.shape[1]
-    for shown, frame in enumerate(figure.frames, 1):
-        z = np.array(frame.data[0].z)
-        assert (z[:, :shown] == whole[:, :shown]).all()
-        assert np.isnan(z[:, shown:]).all()
-    for column, t in enumerate(tokens, whole.shape[1] - len(tokens)):
-        flags = plan.decode[min(t, len(plan.decode) - 1)]
-        for layer, flag in enumerate(flags):
-            state, left = STATES[whole[layer, column]], state_of(plan, layer, int(flag), generated=True)
-            assert state in (("full", "attention only") if left == "FFN gated" else (left,))
-
-
-def test_steps_draw_a_gate_as_its_rule_has_it() -> None:
-    plan = strategy_named("ffn_skip:share=0.25", MODEL)
-    gate = plan.gate
-    assert gate is not None
-    tokens = range(gate.warmup_tokens + 12 * gate.cadence)
-    drawn = np.array(pictures.plan_steps({"gate": plan}, tokens).data[0].z)[:, -len(tokens) :]
-    out = drawn == STATES.index("attention only")
-    assert set(out.sum(axis=0)) == {0, gate.run_length}
-    assert not out[gate.skip == 0].any()
-    assert not out[:, : gate.warmup_tokens].any()
-    assert (out[:, gate.warmup_tokens :: gate.cadence] == 0).all()
-    assert out[:, gate.warmup_tokens :].mean() == pytest.approx(gate.mean_skip, rel=0.15)
