@@ -15,7 +15,9 @@ _DTYPES |= dict.fromkeys(("int4", "w4a16", "awq", "gptq", "bitsandbytes"), "int4
 # What follows the shape in a checkpoint's name: quantisation, and how the table's author marked the variant.
 _QUANTISED = r"-(fp8(-dynamic|-kv|-block)?|bf16|fp16|nvfp4|fp4|awq|gptq|int[48]|w\d+a\d+|quantized\.\w+)(?=[-\s]|$)"
 _VARIANT = re.compile(rf"({_QUANTISED}|-swiftkv|\s*\+\s*swiftkv|\s*\(dense\))", re.I)
-_ALIASES = {"bloom-176b": "bloom"}
+_ALIASES = {"bloom-176b": "bloom", "llama-3.1-nemotron-70b": "llama-3.1-70b"}
+_ALIASES |= {f"deepseek-r1-distill-llama-{size}": f"llama-3.1-{size}" for size in ("8b", "70b")}
+_ALIASES |= {f"deepseek-r1-distill-qwen-{size}": f"qwen2.5-{size}" for size in ("7b", "14b", "32b")}
 _LLAMA = re.compile(r"^(?:meta-)?llama-?(\d)(?:\.(\d))?-(\d+b)")
 
 
@@ -30,7 +32,7 @@ def gpu_or_none(label: str) -> str | None:
 def model_or_none(label: str) -> str | None:
     """The catalogue's name of a model or of its fine-tune or quantisation; None for a shape that is not in it.
 
-    Llama 3.3 70B has the shape of 3.1 70B, Meta-Llama-3 8B and 70B those of 3.1.
+    Llama 3.3 70B has the shape of 3.1 70B, Meta-Llama-3 8B and 70B those of 3.1, distilled models those they began as.
     """
     plain = _VARIANT.sub("", label.strip().replace("_", "-")).strip()
     short = catalogue_name(plain.replace(" ", "-"))

@@ -171,6 +171,8 @@ def test_names() -> None:
         "qwen3-8b",
         "llama-3.1-8b",
     ]
+    distilled = ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "DeepSeek-R1-Distill-Qwen-32B-FP8")
+    assert [model_or_none(m) for m in distilled] == ["llama-3.1-70b", "qwen2.5-32b"]
     unknown = ("Mixtral/Mistral(see repo)", "Qwen3-30B-A3B-BF16", "Llama-4-Scout", "gpt-oss-120b", "Llama-3.1-9B")
     assert [model_or_none(m) for m in unknown] == [None] * 5
     assert [gpu_or_none(g) for g in ("H100-80GB(GKE)", "H100 (assumed)", "H800")] == ["h100", "h100", None]
