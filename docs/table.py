@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ def table(outcome: Outcome, today: date) -> str:
     if [row["strategy"] for row in rows] != list(PLANS):
         raise InputError("the README shows the default study; save that one")
     columns = ("plan", "requests/s per GPU", "GPUs", "against dense", f"TPOT p50 at {rows[0]['compared_at_qps']:.1f}/s",
-               "FLOPs saved", "weight reads saved", "KV reads saved")  # fmt: skip
+               "FLOPs saved", "weight reads saved", "KV reads saved", "quality kept", "by a small model")  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    known = outcome.frames["quality"].to_dicts()
+    lines += [f"| {' | '.join((*cells(row), *quality(row, known)))} |" for row in rows]
     return "\n".join(lines) + f"\n\n({today.isoformat()};"
 
 
@@ -44,6 +45,15 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     capacity = within(row, "max_qps_per_gpu", "", ".1f", "max_qps")
     gpus, tpot = within(row, "gpus", "", "d"), within(row, "tpot_p50_ms", " ms", ".1f")
     return (PLANS[row["strategy"]], capacity, gpus, gain, tpot, *shares)
+
+
+def quality(row: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What the plan keeps of the dense model's score: as published for it, and as measured on the small model here."""
+    if row["strategy"] == "dense":
+        return "", ""
+    kept = "not measured" if row["quality"] is None else f"{percent(row['quality'])} ({row['quality_how']})"
+    small = [one for one in known if one["strategy"] == row["strategy"] and one["evidence"] == "small model"]
+    return kept, ", ".join(f"{percent(one['quality'])} {one['how'].removeprefix('measured, ')}" for one in small)
 
 
 def within(row: Mapping[str, Any], name: str, unit: str, form: str, bounds: str = "") -> str:
