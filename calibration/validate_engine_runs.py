@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.engine_runs import gpu_of, simulation_of
 from calibration.setting import Setting, shape_of
-from calibration.validate_engine import Compared, figures
+from calibration.validate_engine_rows import Compared, figures
 from sim.cost.measured import Measured
 from sim.cost.profiles import EngineProfile, read_profile
 from sim.errors import InputError

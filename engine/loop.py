@@ -139,7 +139,9 @@ class Engine:
         if not rows:
             return None
         pieces = [self._piece(row) for row in range(rows)]
-        drafts = drafts_of(self, pieces) if self.plan.draft else [[] for _ in pieces]
+        drafts: list[list[int]] = [[] for _ in pieces]
+        if self.plan.draft:
+            drafts = drafts_of(pieces, self.state.row_tokens[:rows], self._guess)
         pieces = [verified(piece, draft) for piece, draft in zip(pieces, drafts)]
         last = self._flying.drawn.tokens if self._flying else None
         batch = batch_of(pieces, self.plan, self.cache, self.device, drawn=last)
@@ -152,6 +154,13 @@ class Engine:
         drawn = draw_tokens(logits, [self._draw(pieces[i], last) for i in sampling])
         self._emitted[sampling] = 1
         return Flight(pieces, drafts, outcome.logits, drawn, sampling, start_ns, self.clock())
+
+    def _guess(self, heads: list[Piece]) -> list[int]:
+        assert self.plan.draft is not None
+        batch = batch_of(heads, self.plan, self.cache, self.device, until=self.plan.draft.exit_layer)
+        outcome = self.forward(batch)
+        self.metrics.note(batch, outcome, draft=True)
+        return list(outcome.logits.argmax(-1).tolist())
 
     def _piece(self, row: int) -> Piece:
         state = self.state

@@ -1,11 +1,8 @@
 """What a study rests on, so that its report can be questioned: inputs, versions, sources, assumptions."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +10,7 @@ from sim.cost.deployment import Deployment
 from sim.cost.profiles import EngineProfile
 from sim.cost.times import KernelTimes
 from sim.serving.config import SchedulerConfig
-from sim.study.engines import caveat
-
-if TYPE_CHECKING:
-    from sim.study.study import Study
+from sim.study.service import Service
 
 ENGINE_FACTS = ("like", "gpus", "models", "settings", "sources", "command")
 DEFINITIONS = {
@@ -33,37 +27,19 @@ DEFINITIONS = {
 }
 
 
-def provenance_of(study: Study, *, price: float, common_qps: float) -> dict[str, object]:
-    """The provenance as nested mappings."""
-    service = study.services[0]
-    on, times = service.deployment, service.times
-    work = study.load.at(1.0, study.seeds[0])
+def provenance_of(
+    service: Service, *, question: Mapping[str, object], search: Mapping[str, object]
+) -> dict[str, object]:
+    """The provenance as nested mappings: what was asked of a service, what answers it, and what that rests on."""
+    on = service.deployment
     return {
-        "question": {
-            "model": on.model.name,
-            "gpu": on.gpu.name,
-            "gpus_per_replica": on.tp,
-            "workload": study.load.name,
-            "workload_source": work.source,
-            "output_tokens_mean": float(work.output_tokens.mean()),
-            "demand_qps": study.demand_qps,
-            "slo": {
-                "ttft_ms": study.slo.ttft_ms,
-                "tpot_ms": study.slo.tpot_ms,
-                "percentile": study.slo.percentile,
-            },
-            "quality_floor": study.quality_floor,
-            "latencies_at_qps": common_qps,
-            "engine_caveat": caveat(service.engine, on.gpu.name),
-            "dollars_per_gpu_hour": price,
-            "grid_seed": study.seeds[0],
-        },
+        "question": dict(question),
         "deployment": deployment_facts(on),
         "scheduler": scheduler_facts(service.config),
-        "search": {"seeds": list(study.seeds), "tolerance": study.tolerance, "draws": study.draws},
+        "search": dict(search),
         "definitions": DEFINITIONS,
         "engine": engine_facts(service.engine),
-        "kernel_times": kernel_facts(times, on),
+        "kernel_times": kernel_facts(service.times, on),
         "model_source": on.model.source,
         "gpu_datasheet": dict(on.gpu.sources),
         "software": {"elide": version("elide"), "python": platform.python_version(), "numpy": version("numpy")},

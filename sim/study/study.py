@@ -22,7 +22,7 @@ from sim.serving.config import SchedulerConfig
 from sim.study.assess import Assessment, assess, latencies
 from sim.study.batching import depth_saving, ffn_saving, streams_and_load
 from sim.study.capacity import SEEDS, replicas_for
-from sim.study.engines import DEFAULT_ENGINE, on_engine, profile_of
+from sim.study.engines import DEFAULT_ENGINE, caveat, on_engine, profile_of
 from sim.study.evidence import quality_frame
 from sim.study.floor import check_floor
 from sim.study.intervals import DRAWS
@@ -141,7 +141,26 @@ class Study:
         frames["operations"] = operations(services[0].deployment, services[0].times)
         frames["quality"] = quality_frame((a.plan for a in found), self.deployment.model.name)
         frames["steps"] = pl.concat([_steps(found[0], a) for a in found[1:]] or [_steps(found[0], found[0])])
-        return Outcome(frames, provenance_of(self, price=price, common_qps=common))
+        search = {"seeds": list(self.seeds), "tolerance": self.tolerance, "draws": self.draws}
+        return Outcome(frames, provenance_of(services[0], question=self._question(price, common), search=search))
+
+    def _question(self, price: float, common_qps: float) -> dict[str, object]:
+        on, work = self.services[0].deployment, self.load.at(1.0, self.seeds[0])
+        return {
+            "model": on.model.name,
+            "gpu": on.gpu.name,
+            "gpus_per_replica": on.tp,
+            "workload": self.load.name,
+            "workload_source": work.source,
+            "output_tokens_mean": float(work.output_tokens.mean()),
+            "demand_qps": self.demand_qps,
+            "slo": {"ttft_ms": self.slo.ttft_ms, "tpot_ms": self.slo.tpot_ms, "percentile": self.slo.percentile},
+            "quality_floor": self.quality_floor,
+            "latencies_at_qps": common_qps,
+            "engine_caveat": caveat(self.services[0].engine, on.gpu.name),
+            "dollars_per_gpu_hour": price,
+            "grid_seed": self.seeds[0],
+        }
 
     def _assessments(self, pool: Executor | None, services: Sequence[Service], tick: Ticker) -> list[Assessment]:
         jobs: list[tuple[str, Job]] = [

@@ -13,7 +13,7 @@ from calibration.live import Traffic, play, record
 from calibration.measure_steps import engine_for
 from calibration.setting import Setting, model_facts
 from calibration.timing import Clock
-from calibration.validate_engine import FAMILIES, figures
+from calibration.validate_engine_rows import FAMILIES, figures
 from calibration.validate_engine_runs import compare, simulators_of
 from engine.tiny import make_tiny
 from sim.cost.hardware import gpu_named
