@@ -32,7 +32,7 @@ class Borrowed:
     @property
     def label(self) -> str:
         """How results name this source."""
-        return f"borrowed({self.own.gpu.name} from {self.sibling.label})"
+        return f"borrowed for {self.own.gpu.name} from those {self.sibling.label}"
 
     @property
     def provenance(self) -> Mapping[str, object]:
@@ -88,7 +88,7 @@ class Between:
     @property
     def label(self) -> str:
         """How results name this source."""
-        return f"borrowed({self.name} from {self.slower.label} and {self.faster.label})"
+        return f"borrowed for {self.name} from those {self.slower.label} and {self.faster.label}"
 
     @property
     def provenance(self) -> Mapping[str, object]:

@@ -81,7 +81,7 @@ class Measured:
     @property
     def label(self) -> str:
         """How results name this source."""
-        return f"measured({self.gpu.name}, {self.provenance['engine']})"
+        return f"measured on {self.gpu.name} ({self.provenance['engine']})"
 
     def gemm(self, m: ArrayLike, n: int, k: int, dtype: Dtype) -> Times:
         """[m, k] x [k, n]; fp8 includes the quantisation of the input."""

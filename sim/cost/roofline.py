@@ -67,7 +67,7 @@ class Roofline:
     @property
     def label(self) -> str:
         """How results name this source."""
-        return f"roofline({self.gpu.name})"
+        return f"from a roofline of {self.gpu.name}"
 
     @property
     def provenance(self) -> Mapping[str, object]:

@@ -57,7 +57,7 @@ class Scaled:
     @property
     def label(self) -> str:
         """How results name this source."""
-        return f"{self.source.label} as in {self.name}"
+        return f"{self.source.label}, scaled as in {self.name}"
 
     @property
     def provenance(self) -> Mapping[str, object]:

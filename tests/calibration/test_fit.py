@@ -156,7 +156,7 @@ def test_the_command_writes_both_files_and_says_what_they_are_worth(tmp_path, ca
     assert main(["fit", folder, "--out", str(out), "--engine-out", str(engine)]) == 0
     assert "Held-out error" in capsys.readouterr().out
     assert read_profile(engine).engine == "elide"
-    assert times_for("h200", source=str(out)).label == "measured(h200, elide)"
+    assert times_for("h200", source=str(out)).label == "measured on h200 (elide)"
     assert main(["fit", folder, "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert set(said["steps"]) == set(PLANS)

@@ -24,7 +24,7 @@ def test_auto_takes_the_fit_where_there_is_one():
         label = times_for(name).label
         kind = "measured" if name in FITTED else "borrowed" if name in BORROWED else "roofline"
         assert label.startswith(f"{kind}({name}"), label
-        assert times_for(name, source="roofline").label == f"roofline({name})"
+        assert times_for(name, source="roofline").label == f"from a roofline of {name}"
 
 
 def test_asking_for_a_measurement_that_nobody_made():
