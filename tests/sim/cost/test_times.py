@@ -22,8 +22,8 @@ BORROWED = ("a100-40", "a100-pcie", "gh200")
 def test_auto_takes_the_fit_where_there_is_one():
     for name in GPUS:
         label = times_for(name).label
-        kind = "measured" if name in FITTED else "borrowed" if name in BORROWED else "roofline"
-        assert label.startswith(f"{kind}({name}"), label
+        how = "measured on" if name in FITTED else "borrowed for" if name in BORROWED else "from a roofline of"
+        assert label.startswith(f"{how} {name}"), label
         assert times_for(name, source="roofline").label == f"from a roofline of {name}"
 
 
