@@ -74,7 +74,7 @@ def _headline(head: dict[str, object]) -> pl.DataFrame:
         for key, name in names.items()
     ]
     rows.append(("TTFT below 80 % of capacity, median error (%)", head["ttft_below_80_median_ape"], None))
-    rows.append(("capacity, median error (%)", head["capacity_ape"], None))
+    rows.append(("capacity of KubeCon's rate sweeps, the worse one (%)", head["capacity_ape"], None))
     rows.append(("measurements inside the 90 % interval (%)", None, head["coverage_90"]))
     return pl.DataFrame(
         rows, schema={"figure": pl.String, "in sample": pl.Float64, "held out": pl.Float64}, orient="row"
