@@ -111,11 +111,11 @@ class Batch:
         return Spans(
             single=None if alone.all() else self._device(single),
             single_row=self._device(row[single]),
-            single_ctx=self._device(place[single] + 1).int(),
+            single_ctx=self._device((place[single] + 1).astype(np.int32)),
             runs=self._device(runs) if alone.any() else None,
             run_row=self._device(row[starts]),
-            run_ctx=self._device(place[last] + 1).int(),
-            cu_seqlens=self._device(np.concatenate([[0], np.cumsum(length[~alone])])).int(),
+            run_ctx=self._device((place[last] + 1).astype(np.int32)),
+            cu_seqlens=self._device(np.concatenate([[0], np.cumsum(length[~alone])]).astype(np.int32)),
         )
 
     @property

@@ -13,7 +13,7 @@ from rich.table import Table
 from engine.bench_peers import peers_of
 from engine.config import read_config
 from engine.llm import LLM
-from engine.loading import device_named, dtype_named
+from engine.loading import device_named, dtype_named, free_memory
 from engine.recorder import Recorder
 from engine.roofline import shares
 from engine.sampler import SamplingParams
@@ -118,7 +118,7 @@ def _engine_row(bench: Bench, strategy: str, traced: list[Run] | None) -> Row:
     summary = llm.metrics.summary()
     if traced is not None:
         recorder = Recorder(llm)
-        llm.generate(_prompts(bench, vocab, 1), params)
+        llm.generate(_prompts(bench, vocab, 1 + bench.repeats), params)  # none of which the prefix cache knows
         traced.append(recorder.run())
     return {
         "system": strategy,
@@ -138,6 +138,7 @@ def _peer_rows(bench: Bench) -> list[Row]:
     """The same prompts through transformers; its time per token is end to end."""
     device = device_named(bench.device)
     rows: list[Row] = []
+    free_memory(device)
     peers = peers_of(bench.model, device=device, dtype=dtype_named(bench.dtype, device))
     for system, run in peers.items():
         rates = [run(_prompts(bench, bench.shape.vocab, 1 + r), bench.max_tokens) for r in range(-1, bench.repeats)][1:]
@@ -149,7 +150,9 @@ def _peer_rows(bench: Bench) -> list[Row]:
 def roofline_of(bench: Bench) -> list[dict[str, float | str]]:
     """Each kernel's share of the roofline at this batch and context. Raises InputError without a GPU."""
     context = bench.prompt_tokens + bench.max_tokens
-    return shares(bench.shape, rows=bench.prompts, context=context, device=device_named(bench.device))
+    device = device_named(bench.device)
+    free_memory(device)
+    return shares(bench.shape, rows=bench.prompts, context=context, device=device)
 
 
 def _speed(bench: Bench, walls: Sequence[float]) -> Row:

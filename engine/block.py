@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from engine.kernels.act import relu, swiglu
 from engine.kernels.backend import use_triton
-from engine.kernels.compact import compact_rows
+from engine.kernels.compact import MAX_ROWS, compact_rows
 from engine.kernels.ffn_predicated import ffn_gathered, ffn_predicated
 from engine.kernels.norm import CosineGate, add_layer_norm, add_rms_norm
 from sim.plans.rules import GATHERED_ROWS
@@ -21,7 +21,7 @@ PREDICATED_ROWS = 2  # above, a row mask saves no weight bytes that cuBLAS would
 
 def leaves_unread(x: Tensor, rows: int) -> bool:
     """Whether the weights of an FFN that none of so many rows needs stay unread; a CPU gathers rows, and reads none."""
-    return not use_triton(x) or rows <= PREDICATED_ROWS or rows >= GATHERED_ROWS
+    return not use_triton(x) or rows <= PREDICATED_ROWS or GATHERED_ROWS <= rows <= MAX_ROWS
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Block:
                 return self.ffn(x)
             if len(x) <= PREDICATED_ROWS:
                 return ffn_predicated(x, self.up.weight, self.down.weight, active=active, **self._biases())
-            if len(x) >= GATHERED_ROWS:
+            if GATHERED_ROWS <= len(x) <= MAX_ROWS:
                 index, count = compact_rows(active)
                 return ffn_gathered(x, self.up.weight, self.down.weight, index, count, **self._biases())
         hidden = self.up(x)

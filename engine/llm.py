@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine.agreement import dense_twin
 from engine.config import config_of, read_config
 from engine.graphs import DecodeGraphs
-from engine.loading import device_named, dtype_named, folder_of, kv_blocks_for, load, plan_for
+from engine.loading import device_named, dtype_named, folder_of, free_memory, kv_blocks_for, load, plan_for
 from engine.loop import Engine
 from engine.metrics import Metrics
 from engine.sampler import SamplingParams
@@ -24,6 +24,7 @@ from sim.plans.plan import SkipPlan
 from sim.serving.config import SchedulerConfig
 
 STATUS = ("future", "waiting", "running", "done", "refused", "aborted")
+MOST = 2**31 - 1  # pages are numbered, and seeds the upper half of requests' own, in 32 bits
 Prompt = str | Sequence[int]
 
 
@@ -62,7 +63,8 @@ class LLM:
     on a CPU it sends them through the same fixed-shape segments, uncaptured. `pipelined` reads tokens one step late
     while the next step runs (the default on a GPU). `agreement` is the share of tokens for which a dense run of the
     same model is asked too: it costs another copy of the weights and a dense forward pass each, and fills the metric
-    agreement_top1. Raises InputError or PlanError where model, plan and device do not go together.
+    agreement_top1. Raises InputError or PlanError where model, plan and device do not go together, or a number is out
+    of range.
     """
 
     def __init__(
@@ -84,9 +86,13 @@ class LLM:
         number = dtype_named(dtype, self.device)
         self.config = config_of(model) if isinstance(model, ModelShape) else read_config(folder_of(model))
         self.plan = plan_for(self.config, plan)
+        most = self.config.shape.max_context
+        context = _within("max_context", most if max_context is None else max_context, 1, most)
+        _within("kv_blocks", 1 if kv_blocks is None else kv_blocks, 1, MOST)
+        _within("seed", seed, 0, MOST)
+        free_memory(self.device)
         self.tokenizer = read_tokenizer(self.config.folder, self.config.shape.family) if self.config.folder else None
         self.model = load(self.config, self.plan, dtype=number, device=self.device, seed=seed)
-        context = min(max_context or self.config.shape.max_context, self.config.shape.max_context)
         settings = scheduler or SchedulerConfig()
         full_depth = dense_twin(self.model, share=agreement, max_context=context, seed=seed) if agreement else None
         blocks = kv_blocks or kv_blocks_for(self.model, self.plan, settings, context)
@@ -124,7 +130,7 @@ class LLM:
         if params.stop and self.tokenizer is None:
             raise InputError(f"stop={params.stop!r} needs a tokenizer, and {self.config.folder} has none")
         text = GrowingText(self.tokenizer, params.stop) if self.tokenizer else None
-        request = self.engine.add(prompt, params, stop_text=text)
+        request = self.engine.add(prompt, params, stop_text=text if params.stop else None)
         if text is not None:
             self._texts[request] = text
         return request
@@ -172,9 +178,10 @@ class LLM:
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
             task = bar.add_task("requests", total=len(requests))
-            while any(self.engine.streams[r].finish is None for r in requests):
+            left = requests
+            while left := [r for r in left if self.engine.streams[r].finish is None]:
+                bar.update(task, completed=len(requests) - len(left))
                 self.step()
-                bar.update(task, completed=sum(self.engine.streams[r].finish is not None for r in requests))
         return [self.result(r) for r in requests]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
@@ -186,7 +193,9 @@ class LLM:
             while True:
                 if stream.finish is None:
                     self.step()
-                said = text.finish(stream.tokens) if text and stream.finish else text.text if text else ""
+                if text and not stream.params.stop:
+                    text(stream.tokens)
+                said = "" if text is None else text.finish(stream.tokens) if stream.finish else text.settled
                 if len(stream.tokens) > told or stream.finish:
                     yield Chunk(request, stream.tokens[told:], said[shown:], stream.finish, stream.error)
                     told, shown = len(stream.tokens), len(said)
@@ -217,3 +226,9 @@ class LLM:
         if self.tokenizer is None:
             raise InputError(f"text needs a tokenizer, and {self.config.folder} has none; give token ids")
         return list(self.tokenizer(text)["input_ids"])
+
+
+def _within(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise InputError(f"{name}={value}: must be in {least}..{most}")
+    return value

@@ -1,5 +1,6 @@
 """From names to things: folder, device, dtype, plan, weights, and how much KV memory there is."""
 
+import gc
 from pathlib import Path
 
 import torch
@@ -67,6 +68,16 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UnknownName("dtype", name, ("auto", *DTYPES))
     return DTYPES[name]
+
+
+def free_memory(device: torch.device) -> None:
+    """None: a GPU has back what engines that are gone held on it.
+
+    An engine's parts refer to each other, so that only the collector finds them, and what it finds the allocator keeps.
+    """
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def kv_blocks_for(model: Model, plan: SkipPlan, config: SchedulerConfig, context: int) -> int:

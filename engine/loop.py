@@ -54,6 +54,7 @@ class Engine:
         self.pipelined = pipelined and plan.draft is None  # how much of a draft is right decides what comes after it
         self.full_depth: FullDepth | None = None
         self._flying: Flight | None = None
+        self._untold: list[int] = []  # who got tokens when an abort had to read them
         shape, dtype = model.config.shape, model.embedding.dtype
         hash_tokens = config.block_tokens if config.prefix_caching else 0
         self.knobs = knobs_of(config, plan, kv_blocks=kv_blocks, max_context=max_context, hash_tokens=hash_tokens)
@@ -78,18 +79,18 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether anybody runs or waits, or tokens are still to be read."""
-        return bool(self.state.counts[N_RUNNING]) or self.waiting > 0 or self._flying is not None
+        """Whether anybody runs or waits, or tokens are still to be read or told."""
+        return bool(self.state.counts[N_RUNNING] or self.waiting or self._flying or self._untold)
 
     def add(self, prompt: Sequence[int], params: SamplingParams, *, stop_text: StopText | None = None) -> int:
         """The request's number. One that can never run is finished at once, with an error and nothing held."""
         request = len(self.streams)
         tokens = [int(token) for token in prompt]
-        stop = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else {*self.model.config.eos})
-        seed = (self.seed << 32) + request if params.seed is None else params.seed
-        stream = Stream(tokens, params, seed, frozenset(stop), stop_text)
+        seed, eos = (self.seed << 32) + request, self.model.config.eos
+        stream = Stream.of(tokens, params, seed=seed, eos=eos, stop_text=stop_text)
         self.streams.append(stream)
-        ids = self._prefixes.ids(tokens) if self._prefixes else np.empty(0, dtype=np.int64)
+        error = unusable(tokens, self.model.config.shape.vocab)
+        ids = self._prefixes.ids(tokens) if self._prefixes and error is None else np.empty(0, dtype=np.int64)
         self._make_room(request + 1, ids.size)
         asked = self.asked
         first = asked.hash_offsets[request]
@@ -98,7 +99,6 @@ class Engine:
         asked.arrival_ns[request] = self.clock()
         asked.prompt_tokens[request] = len(tokens)
         asked.output_tokens[request] = params.max_tokens
-        error = unusable(tokens, self.model.config.shape.vocab)
         if error is None and not arrive(asked, self.state, self.knobs, request):
             error = refusal(self.knobs, len(tokens), params.max_tokens)
         if error is not None:
@@ -108,9 +108,8 @@ class Engine:
 
     def abort(self, request: int) -> bool:
         """Whether the request was waiting or running and is now gone, with all that it held."""
-        self._land_last()  # it may have stopped by itself
-        gone = self._remove(request)
-        if gone:
+        self._untold += self._land_last()  # it may have stopped by itself
+        if gone := self._remove(request):
             self.streams[request].finish = "abort"
         return gone
 
@@ -120,7 +119,7 @@ class Engine:
         if self.pipelined:
             if flight is not None:
                 self._complete(flight, flight.launched_ns)
-            told = self._land_last()
+            told, self._untold = [*dict.fromkeys([*self._untold, *self._land_last()])], []
             self._flying = flight
             if flight and all(self.streams[p.request].finish for p in flight.pieces):
                 self._land_last()  # nobody waits for it, so nobody would ask again
@@ -139,9 +138,7 @@ class Engine:
         if not rows:
             return None
         pieces = [self._piece(row) for row in range(rows)]
-        drafts: list[list[int]] = [[] for _ in pieces]
-        if self.plan.draft:
-            drafts = drafts_of(pieces, self.state.row_tokens[:rows], self._guess)
+        drafts = drafts_of(pieces, self.state.row_tokens[:rows], self._guess)  # none, unless the plan has a draft
         pieces = [verified(piece, draft) for piece, draft in zip(pieces, drafts)]
         last = self._flying.drawn.tokens if self._flying else None
         batch = batch_of(pieces, self.plan, self.cache, self.device, drawn=last)
@@ -149,8 +146,8 @@ class Engine:
         self.metrics.note(batch, outcome)
         sampling = [i for i, p in enumerate(pieces) if p.outputs]
         first = np.cumsum([0] + [p.outputs for p in pieces])[sampling]
-        logits = outcome.logits
-        logits = logits if len(first) == len(logits) else logits[to_device(first, self.device)]
+        every = len(first) == len(outcome.logits)
+        logits = outcome.logits if every else outcome.logits[to_device(first, self.device)]
         drawn = draw_tokens(logits, [self._draw(pieces[i], last) for i in sampling])
         self._emitted[sampling] = 1
         return Flight(pieces, drafts, outcome.logits, drawn, sampling, start_ns, self.clock())
@@ -244,8 +241,7 @@ class Engine:
             self.metrics.compared += 1
             self.metrics.agreed += drawn.top1 == self.full_depth.top1([*stream.prompt, *stream.tokens])
         self.metrics.emitted += 1
-        ended = stream.take(drawn)
-        if ended:
+        if ended := stream.take(drawn):
             self.asked.output_tokens[request] = stream.drawn
         return ended
 

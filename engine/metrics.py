@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.batch import Batch
 from engine.block import leaves_unread
 from engine.forward import Outcome
+from engine.transfer import to_device
 from sim.plans.model import ModelShape
 from sim.plans.plan import ATTN, FFN, KV
 
@@ -75,7 +76,7 @@ class Metrics:
         if outcome.gate is None:
             return
         active = outcome.gate.active != 0  # [L, rows]
-        asked = torch.from_numpy((batch.flags.T & FFN) > 0).to(active.device)
+        asked = to_device((batch.flags.T & FFN) > 0, active.device)
         empty = asked.any(1) & ~(asked & active).any(1) & leaves_unread(active, len(batch.place))
         found = torch.stack([(asked & ~active).sum(), empty.sum()])
         self._gated = found if self._gated is None else self._gated + found

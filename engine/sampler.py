@@ -13,6 +13,8 @@ from engine.kernels.sample import filter_logits, sample
 from engine.transfer import Landing, move
 from sim.errors import InputError
 
+MOST_TOKENS = 2**31 - 1
+LEAST, MOST = 1e-6, 1e6  # what logits can be divided by and still be float32 numbers
 LOST = -1  # a row without a token: its logits hold NaN or infinity
 
 
@@ -34,12 +36,12 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         ranges = {
-            "max_tokens": self.max_tokens >= 1,
-            "temperature": 0 <= self.temperature < float("inf"),
+            "max_tokens": 1 <= self.max_tokens <= MOST_TOKENS,
+            "temperature": self.temperature == 0 or LEAST <= self.temperature <= MOST,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
+            "repetition_penalty": LEAST <= self.repetition_penalty <= MOST,
             "logprobs": self.logprobs is None or self.logprobs >= 0,
             "seed": self.seed is None or -(2**63) <= self.seed < 2**63,
             "stop": all(self.stop),
@@ -142,7 +144,7 @@ def _filtered(scores: Tensor, draws: Sequence[Draw], temperature: Tensor) -> Ten
     kept = filter_logits(
         scores[index],
         temperature[index],
-        top_k=_column(scores, [p.top_k for p in some], torch.int32),
+        top_k=_column(scores, [min(p.top_k, scores.shape[1]) for p in some], torch.int32),
         top_p=_column(scores, [p.top_p for p in some], torch.float32),
         min_p=_column(scores, [p.min_p for p in some], torch.float32),
     )

@@ -1,7 +1,8 @@
 """One request as its client sees it: what was asked, the tokens so far, how it ended; and why some never start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,12 @@ class Stream:
     logprobs: list[dict[int, float]] = field(default_factory=list)
     finish: str | None = None  # stop | length | abort | error
     error: str | None = None
+
+    @classmethod
+    def of(cls, tokens: list[int], params: SamplingParams, *, seed: int, eos: Sequence[int], **text: Any) -> "Stream":
+        """A new one; `seed` and `eos` are what holds where the parameters say nothing else."""
+        stop = {*params.stop_token_ids, *(() if params.ignore_eos else eos)}
+        return cls(tokens, params, seed if params.seed is None else params.seed, frozenset(stop), **text)
 
     @property
     def known(self) -> int:

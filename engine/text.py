@@ -49,6 +49,12 @@ class GrowingText:
             self._window, self._read = self._read, len(tokens)
         return self._cut()
 
+    @property
+    def settled(self) -> str:
+        """The text but for an end that the next token may make a stop string of."""
+        starts = (n for stop in self.stop for n in range(1, len(stop)) if self.text.endswith(stop[:n]))
+        return self.text[: len(self.text) - max(starts, default=0)]
+
     def finish(self, tokens: Sequence[int]) -> str:
         """The whole text, unfinished characters included."""
         before = self._decode(tokens[self._window : self._read])

@@ -119,6 +119,14 @@ def test_plan_of_another_depth(folder):
     refused(folder, "5 layers", "6", plan=plan_of(5, name="other"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", -1), ("seed", 2**31), ("kv_blocks", 0), ("kv_blocks", -1), ("max_context", 0), ("max_context", 513)],
+)
+def test_numbers_out_of_range(folder, name, value):
+    refused(folder, f"{name}={value}", **{name: value})
+
+
 def test_unknown_names(folder):
     for options in ({"plan": "swiftkv"}, {"device": "tpu"}, {"dtype": "int4"}):
         with pytest.raises(UnknownName):
@@ -133,10 +141,14 @@ def test_unknown_names(folder):
         {"max_tokens": 0},
         {"temperature": -1.0},
         {"temperature": float("nan")},
+        {"temperature": 1e-39},
+        {"temperature": 1e39},
+        {"max_tokens": 2**63},
         {"top_k": -1},
         {"top_p": 0.0},
         {"min_p": 1.5},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-300},
         {"logprobs": -1},
         {"stop": ("",)},
     ],
@@ -147,13 +159,14 @@ def test_sampling_parameters(field):
 
 
 def test_bad_requests_carry_their_error_and_leave_the_others_alone():
-    llm = llm_of("llama-gqa", kv_blocks=10)
+    llm = llm_of("llama-gqa", kv_blocks=10, prefix_caching=True)
     good = prompts_of(9, 5)
     bad = {
         "context": ([5] * 500, greedy(100)),
         "never fit": ([5] * 30, greedy(30)),
         "empty": ([], greedy(3)),
         "vocabulary": ([5, 10**6], greedy(3)),
+        "token 1180591620717411303424": ([5, 2**70, 5, 5, 5], greedy(3)),
     }
     prompts = [good[0], *(prompt for prompt, _ in bad.values()), good[1]]
     params = [greedy(6), *(p for _, p in bad.values()), greedy(6)]

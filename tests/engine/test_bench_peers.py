@@ -1,12 +1,18 @@
-"""transformers beside the engine, on shapes of the catalogue's kind."""
+"""transformers beside the engine, on shapes of the catalogue's kind; what a bench leaves behind."""
+
+import gc
+import weakref
 
 import pytest
 import torch
 
 from engine.bench import Bench, rows_of
 from engine.bench_peers import peers_of
+from engine.llm import LLM
+from engine.loading import free_memory
 from sim.plans.model import ModelShape
 from sim.serving.config import SchedulerConfig
+from sim.serving.trace import Run
 
 
 def shape_of(family: str) -> ModelShape:
@@ -22,8 +28,27 @@ def test_peers_run_a_shape_with_random_weights(family):
 
 def test_a_shape_is_benched_as_a_folder_is():
     bench = Bench(
-        model=shape_of("llama"), strategies=("swift_kv",), prompts=2, prompt_tokens=4, max_tokens=3, repeats=1,
-        device="cpu", dtype="float32", scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16),
+        model=shape_of("llama"), strategies=("swift_kv",), prompts=2, prompt_tokens=20, max_tokens=3, repeats=1,
+        device="cpu", dtype="float32",
+        scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16, prefix_caching=True),
         kv_blocks=16, transformers=False,
     )  # fmt: skip
-    assert [row["system"] for row in rows_of(bench, note=print)] == ["dense", "swift_kv"]
+    traced: list[Run] = []
+    assert [row["system"] for row in rows_of(bench, note=print, traced=traced)] == ["dense", "swift_kv"]
+    read = [run.iterations["prompt_tokens"].sum() for run in traced]
+    assert read == [2 * 20] * 2, "the recorded run reads its prompts, as the timed ones do"
+
+
+def test_a_gpu_gets_back_what_an_engine_that_is_gone_held(monkeypatch):
+    """Its parts refer to each other: without the collector the next engine finds no room for its own cache."""
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(pages() is None))
+    gc.disable()
+    try:
+        llm = LLM(shape_of("llama"), device="cpu", kv_blocks=8, graphs=True)
+        pages = weakref.ref(llm.engine.cache)
+        del llm
+        free_memory(torch.device("cuda"))
+    finally:
+        gc.enable()
+    assert emptied == [True]

@@ -189,6 +189,19 @@ def test_preempted_in_the_iteration_that_it_wasted():
             assert_idle(llm)
 
 
+def test_what_an_abort_finds_out_is_told_by_the_next_step():
+    llm = llm_of("llama-gqa", pipelined=True)
+    ends, gone = llm.add(PROMPTS[0], greedy(3)), llm.add(PROMPTS[1], greedy(9))
+    told = [request for _ in range(3) for request in llm.step()]
+    assert llm.engine.streams[ends].finish is None
+    llm.abort(gone)
+    assert llm.result(ends).finish == "length"
+    while llm.engine.busy:
+        told += llm.step()
+    assert told.count(ends) == 3
+    assert_idle(llm)
+
+
 def test_streams_and_closing_them():
     llm, plain = (llm_of("llama-gqa", pipelined=p) for p in (True, False))
     llm.add(PROMPTS[0], greedy(20))

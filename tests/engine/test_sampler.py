@@ -102,6 +102,24 @@ def test_stop_strings_end_the_text_before_them(plan):
     assert "".join(c.text for c in llm.stream("The quick", greedy(20, stop=(stop,)))) == done.text
 
 
+def test_a_stream_never_shows_the_start_of_a_stop_string():
+    whole = llm_of("llama-gqa").generate(["The quick"], greedy(20))[0]
+    stop = whole.text[3:12]  # longer than any token, so that it comes in pieces
+    llm = llm_of("llama-gqa")
+    chunks = [c.text for c in llm.stream("The quick", greedy(20, stop=(stop, stop[:4] + "?")))]
+    assert "".join(chunks) == whole.text[: whole.text.find(stop)]
+    unmet = [c.text for c in llm.stream("The quick", greedy(20, stop=(whole.text[-4:] + "?",)))]
+    assert "".join(unmet) == whole.text, "what was held back for a stop string that never came is text"
+
+
+def test_a_top_k_beyond_the_vocabulary_keeps_all():
+    llm = llm_of("llama-gqa")
+    done = llm.generate(prompts_of(5, 5), [SamplingParams(temperature=1.0, top_k=k, seed=3) for k in (0, 2**40)])
+    assert done[1].error is None
+    alone = llm_of("llama-gqa").generate(prompts_of(5, 5)[1:], SamplingParams(temperature=1.0, seed=3))
+    assert done[1].token_ids == alone[0].token_ids
+
+
 def test_growing_text_is_the_whole_text():
     tokenizer = read_tokenizer(folder_of("llama-gqa"), "llama")
     tokens = tokenizer("Skip layers – überall 漢字 🙂, done.")["input_ids"]

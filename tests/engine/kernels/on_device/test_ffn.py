@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.block import Block, Linear, Norm
 from engine.kernels import compact
 from engine.kernels import ffn_predicated as ffn
 from engine.kernels.act import relu, swiglu, swiglu_reference
@@ -114,6 +115,16 @@ def test_gathered_ffn_equals_the_reference_in_listed_rows_alone(dtype, share):
         reference = ffn_gathered_reference(x, **w, index=index, count=count)
         exact = ffn_gathered_reference(x.double(), **doubled(w), index=index, count=count)
         assert_accurate(out[on], reference[on], exact[on])
+
+
+def test_more_rows_than_one_compaction_holds_run_the_plain_ffn():
+    w = weights(16, 16, False, torch.float32)
+    norm = Norm(torch.ones(16))
+    up, down = Linear(w["w_up"], w["b_up"]), Linear(w["w_down"], w["b_down"])
+    block = Block(norm, norm, q=up, kv=None, qkv=None, out=down, up=up, down=down, gated=False, post=False)
+    x = noise(compact.MAX_ROWS + 1, 16)
+    active = torch.ones(len(x), dtype=torch.int8, device=x.device)
+    assert torch.equal(block.ffn(x, active), block.ffn(x))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 300])
