@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sim.errors import UnknownName
+from sim.errors import InputError, UnknownName
 from sim.plans.model import Family
 
 FAMILIES = get_args(Family)
@@ -33,7 +33,10 @@ def make_tiny(folder: Path, family: str = "llama", *, seed: int = 0, layers: int
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:  # biases of zero and norms of one would hide that one is forgotten or another's
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise InputError(f"{folder}: cannot be made ({cause.strerror}); name a folder that can be written") from cause
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -33,7 +33,7 @@ def add_fleet(parser: Parser) -> None:
     group.add_argument("--group", action="append", metavar="NAME=N[xGPU][:SPEC]", help="repeatable: replicas of a kind")
     group.add_argument(
         "--class", action="append", dest="classes", metavar="NAME=SHARE[:GROUP+GROUP>GROUP]",
-        help="repeatable: share of the requests, groups they go to, and behind > those they spill over to",
+        help="repeatable: share of the sum of shares, groups that serve it, and behind > those it spills over to",
     )  # fmt: skip
     group.add_argument("--class-slo", action="append", metavar="NAME=TTFT/TPOT", help="repeatable: limits in ms")
     group.add_argument("--router", default="least", help=f"{', '.join(ROUTERS)} (least: fewest outstanding requests)")

@@ -10,14 +10,21 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from sim.errors import InputError
+
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 Ticker = Callable[[str], None]
 
 
 @contextmanager
 def executor(workers: int) -> Iterator[Executor | None]:
-    """A pool of so many processes, or None for one. Children are spawned: forking a process with threads can hang."""
-    if workers <= 1:
+    """A pool of so many processes, or None for one. Children are spawned: forking a process with threads can hang.
+
+    Raises InputError for none at all.
+    """
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
+    if workers == 1:
         yield None
         return
     context = multiprocessing.get_context("spawn")

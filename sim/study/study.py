@@ -119,7 +119,7 @@ class Study:
         price = price_of(self.deployment.gpu.name, self.gpu_price)
         services = self.services
         services[0].run(self.load.alone(1))  # compiles the loop once, before several processes would at once
-        with executor(self.workers or min(2, os.cpu_count() or 1)) as pool:
+        with executor(min(2, os.cpu_count() or 1) if self.workers is None else self.workers) as pool:
             grid = what_if_plans(services) if self.what_if else []
             tick = self._ticker(2 * len(services) + 1 + (1 + len(self._batching_on)) * self.batching + len(grid))
             found = self._assessments(pool, services, tick)

@@ -76,3 +76,6 @@ def test_tiny(capsys, tmp_path):
     run(capsys, "tiny", str(tmp_path / "m"), "--family", "mistral", "--layers", "2")
     assert run(capsys, "generate", "--model", str(tmp_path / "m"), "--prompt", "Prompts", "--max-tokens", "2")
     assert main(["tiny", str(tmp_path), "--family", "gpt"]) == 2
+    (tmp_path / "file").write_text("")
+    assert main(["tiny", str(tmp_path / "file" / "m")]) == 2
+    assert "cannot be made" in capsys.readouterr().err

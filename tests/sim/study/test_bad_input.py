@@ -26,6 +26,7 @@ FILES = {
     "timeless.csv": "input_tokens,output_tokens\n10,5\n20,5\n",
 }
 CASES = [
+    ("study --workers 0 --requests 100", "--workers 0: must be at least 1"),
     ("simulate --model llama-9-8b", r"unknown model 'llama-9-8b': did you mean 'llama-\S+8b'"),
     ("simulate --model ./nowhere", "nowhere"),
     ("simulate --gpu h1000", "did you mean 'h100'"),
