@@ -6,13 +6,14 @@ layers give up holds somebody's top layer next. Law: pages in use = total units 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sim.plans.plan import SkipPlan
-from sim.serving.columns import FREE, N_ROWS, N_RUNNING, RUNNING, Asked, State
+from sim.serving.columns import FREE, N_RESIDENT, N_ROWS, N_RUNNING, RUNNING, Asked, State
 from sim.serving.config import Knobs
 
 NO_PAGE = -1
@@ -101,7 +102,8 @@ class Cache:
             del record[request]
 
     def _evict(self, state: State) -> None:
-        for entry in [e for e in self._entries if not state.resident[e]]:
+        gone = len(self._entries) - int(state.counts[N_RESIDENT])  # mostly none; the old go first, so the scan is short
+        for entry in list(islice((e for e in self._entries if not state.resident[e]), gone)):
             self._give(self._entries.pop(entry))
 
     def _begin(self, asked: Asked, state: State, request: int) -> None:

@@ -53,7 +53,7 @@ def _span(ctx_ptr, active_ptr, row, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr)
     return context, tl.cdiv(tl.cdiv(context, BLOCK_N), SPLITS) * BLOCK_N
 
 
-@jit
+@jit(do_not_specialize=["page_stride"])  # tables grow as texts do: no step shall wait for the compiler
 def _decode(q_ptr, k_ptr, v_ptr, page_ptr, ctx_ptr, active_ptr, out_ptr, part_ptr, lse_ptr,
             scale, q_stride, kv_stride, page_stride,
             GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,

@@ -52,7 +52,7 @@ def _tile_of(cu_ptr, tile, seqs, SEQS: tl.constexpr, BLOCK_M: tl.constexpr):
     return seq, first, tl.load(cu_ptr + seq + 1) - first, tile - (first // BLOCK_M + seq)
 
 
-@jit
+@jit(do_not_specialize=["page_stride", "seqs"])  # these change from step to step: none shall wait for the compiler
 def _prefill(q_ptr, k_ptr, v_ptr, page_ptr, ctx_ptr, cu_ptr, out_ptr, scale, q_stride, kv_stride, page_stride, seqs,
              GROUP: tl.constexpr, SEQS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
              BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip

@@ -13,7 +13,8 @@ BLOCK_D = 1024
 MAX_ROWS = 16384  # one program scans the mask
 
 
-@jit
+# no step shall wait for the compiler
+@jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["active_ptr"])
 def _compact(active_ptr, index_ptr, count_ptr, rows, BLOCK: tl.constexpr):
     row = tl.arange(0, BLOCK)
     live = (tl.load(active_ptr + row, mask=row < rows, other=0) != 0).to(tl.int32)

@@ -51,7 +51,7 @@ def _product(x_ptr, w_ptr, row, live, n, width, depth, x_stride, pair,
     return first, second
 
 
-@jit
+@jit(do_not_specialize=["rows"])  # no step shall wait for the compiler
 def _up(x_ptr, w_ptr, b_ptr, hidden_ptr, active_ptr, index_ptr, count_ptr, rows, width, depth, x_stride,
         GATED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
         STAGES: tl.constexpr):  # fmt: skip
@@ -71,7 +71,7 @@ def _up(x_ptr, w_ptr, b_ptr, hidden_ptr, active_ptr, index_ptr, count_ptr, rows,
     tl.store(hidden_ptr + place[:, None] * width + n[None, :], hidden, mask=there)
 
 
-@jit
+@jit(do_not_specialize=["rows"])
 def _down(hidden_ptr, w_ptr, b_ptr, out_ptr, active_ptr, index_ptr, count_ptr, rows, width, depth, out_stride,
           BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     place, row, live = _tile_rows(active_ptr, index_ptr, count_ptr, rows, BLOCK_M)

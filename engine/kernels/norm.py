@@ -52,7 +52,10 @@ def _gate(before, after, row, threshold, armed_ptr, ahead_ptr, ahead_stride, run
             tl.store(ahead_ptr + layer * ahead_stride + row, 0)
 
 
-@jit
+@jit(  # none of these shall make a step wait for the compiler
+    do_not_specialize=["ahead_stride", "run"],
+    do_not_specialize_on_alignment=["active_ptr", "armed_ptr", "ahead_ptr"],
+)
 def _add_norm(stream_ptr, delta_ptr, w_ptr, b_ptr, out_ptr, active_ptr, armed_ptr, ahead_ptr,
               eps, threshold, stream_stride, delta_stride, out_stride, ahead_stride, run,
               D: tl.constexpr, BLOCK: tl.constexpr, LAYER: tl.constexpr, POST: tl.constexpr):  # fmt: skip

@@ -35,7 +35,7 @@ def _rotate(x_ptr, y_ptr, cos_ptr, sin_ptr, heads, first,
     tl.store(y_ptr + offset + HALF, x2, mask=there)
 
 
-@jit
+@jit(do_not_specialize_on_alignment=["slot_ptr", "position_ptr"])  # no step shall wait for the compiler
 def _rope_kv(q_ptr, k_ptr, v_ptr, k_cache_ptr, v_cache_ptr, slot_ptr, position_ptr, cos_ptr, sin_ptr,
              q_stride, k_stride, v_stride, k_layer, v_layer, slot_stride, cache_layer, slot_layer,
              q_blocks, heads, kv_heads,

@@ -50,6 +50,15 @@ def test_prefix_entries_are_evicted_when_memory_is_short():
         assert tokens_of(llm, prompts, 5) == expected_of(prompts, 5)
 
 
+def test_entries_are_looked_through_only_when_one_is_gone():
+    """A full device holds tens of thousands of them, and a step takes milliseconds."""
+    llm = llm_of("llama-gqa", prefix_caching=True)
+    tokens_of(llm, prompts_of(18, 25), 5)
+    engine = llm.engine
+    assert engine.cache._entries
+    engine.cache._evict(engine.state._replace(resident=None))
+
+
 def test_requests_join_in_mid_flight():
     prompts = prompts_of(9, 17, 5, 12, seed=5)
     llm = llm_of("llama-gqa", max_num_batched_tokens=8)

@@ -20,11 +20,16 @@ Row = dict[str, str | int]
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     """Resources of every kernel that the launchers compile for the gate's cases."""
+    return [json.loads(line) for line in printed("tests.engine.kernels.aot", "--json").splitlines()]
+
+
+def printed(module: str, *options: str) -> str:
+    """What a module prints in a process that compiles."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.engine.kernels.aot", "--json"]
+    command = [sys.executable, "-m", module, *options]
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-5000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    return run.stdout
 
 
 def of(rows: list[Row], *kernels: str) -> Iterator[Row]:
@@ -62,3 +67,10 @@ def test_keys_weights_and_streams_move_in_128_bit_pieces(rows):
     for row in of(rows, *STREAMING):
         assert row["load128"] > 0, row
         assert row["store128"] > 0, row
+
+
+@pytest.mark.slow
+def test_no_step_waits_for_the_compiler_because_its_batch_is_another():
+    variants = json.loads(printed("tests.engine.kernels.variants"))
+    assert len(variants) == 7
+    assert {name: count for name, count in variants.items() if count > 1} == {}
