@@ -173,7 +173,13 @@ class LLM:
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
         if len(each) != len(prompts):
             raise InputError(f"{len(prompts)} prompts, but {len(each)} sampling parameters")
-        requests = [self.add(prompt, p) for prompt, p in zip(prompts, each)]
+        requests: list[int] = []
+        try:
+            requests += (self.add(prompt, p) for prompt, p in zip(prompts, each))
+        except InputError:  # nobody would ask for those before it
+            for request in requests:
+                self.abort(request)
+            raise
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not (progress and console.is_terminal), transient=True) as bar:

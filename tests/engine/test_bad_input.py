@@ -203,6 +203,15 @@ def test_text_without_a_tokenizer(folder):
         llm.add([5, 6], SamplingParams(stop=("x",)))
 
 
+def test_a_refused_call_leaves_nobody_waiting():
+    llm = llm_of("llama-gqa")
+    llm.tokenizer = None
+    with pytest.raises(InputError, match="tokenizer"):
+        llm.generate([[3, 4, 5], "text"], greedy(4))
+    llm.step()
+    assert_idle(llm)
+
+
 def test_command_line_errors_are_one_line(folder, capsys):
     assert main(["generate", "--model", str(folder), "--strategy", "swiftkv", "--prompt", "x"]) == 2
     assert main(["generate", "--model", str(folder), "--prompt", "x" * 2000]) == 2
