@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.measure_steps import engine_facts, engine_for, free_memory
+from calibration.measure_steps import engine_facts, engine_for
 from calibration.provenance import clocks_as_found, provenance
 from calibration.setting import Setting, model_facts
 from calibration.timing import Clock
 from calibration.watch import watched
 from engine.llm import LLM
+from engine.loading import free_memory
 from engine.sampler import SamplingParams
 from sim.errors import InputError
 from sim.plans.model import ModelShape
@@ -103,8 +104,9 @@ def record(
                 about | {"share": share} | {name: x.tolist() for name, x in columns.items()}
                 | {"times": [{name: x.tolist() for name, x in vars(one).items()} for one in times]}
             )  # fmt: skip
+        held_on = llm.engine.device
         del llm
-        free_memory()
+        free_memory(held_on)
     return {"head": head, "traffic": vars(traffic), "runs": runs}
 
 

@@ -4,19 +4,18 @@ A burst's iterations follow from its lengths alone, never from how long they tak
 one observation, and the simulator can be made to walk through the same steps.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from calibration.items import Burst, Item
 from calibration.setting import Setting, blocks_for
 from calibration.timing import Clock, spread_of
 from calibration.watch import Watch, watched
 from engine.llm import LLM
+from engine.loading import free_memory
 from engine.metrics import Metrics
 from engine.sampler import SamplingParams
 from sim.plans.model import ModelShape
@@ -73,15 +72,8 @@ class Steps:
     def drop(self) -> None:
         """Give the engine's memory back, if there is one."""
         if self._llm is not None:
-            self._llm = None
-            free_memory()
-
-
-def free_memory() -> None:
-    """Give back what engines that are gone have held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+            device, self._llm = self._llm.engine.device, None
+            free_memory(device)
 
 
 def engine_for(model: str | ModelShape, setting: Setting, device: str) -> LLM:

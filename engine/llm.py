@@ -140,11 +140,18 @@ class LLM:
         return self.engine.step()
 
     def abort(self, request: int) -> bool:
-        """Whether the request was still alive, and is now gone with all that it held."""
+        """Whether the request was still alive, and is now gone with all that it held. InputError: no such request."""
+        self._check_known(request)
         return self.engine.abort(request)
 
+    def _check_known(self, request: int) -> None:
+        known = len(self.engine.streams)
+        if not 0 <= request < known:
+            raise InputError(f"request {request}: there are {known} so far, numbered from 0; add() returns the number")
+
     def result(self, request: int) -> Completion:
-        """What became of a request that has ended."""
+        """What became of a request that has ended. InputError for one that has not, and for one that never was."""
+        self._check_known(request)
         stream, state = self.engine.streams[request], self.engine.state
         if stream.finish is None:
             raise InputError(f"request {request} has not ended; step() on, or abort() it")

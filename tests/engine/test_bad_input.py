@@ -212,6 +212,15 @@ def test_a_refused_call_leaves_nobody_waiting():
     assert_idle(llm)
 
 
+@pytest.mark.parametrize("request_number", [-1, 1, 10**6])
+def test_a_request_that_never_was(request_number):
+    llm = llm_of("llama-gqa")
+    llm.add([3, 4, 5], greedy(2))
+    for ask in (llm.abort, llm.result):
+        with pytest.raises(InputError, match=f"request {request_number}: there are 1 so far"):
+            ask(request_number)
+
+
 def test_command_line_errors_are_one_line(folder, capsys):
     assert main(["generate", "--model", str(folder), "--strategy", "swiftkv", "--prompt", "x"]) == 2
     assert main(["generate", "--model", str(folder), "--prompt", "x" * 2000]) == 2
