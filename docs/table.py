@@ -29,7 +29,7 @@ def table(outcome: Outcome, today: date) -> str:
     if [row["strategy"] for row in rows] != list(PLANS):
         raise InputError("the README shows the default study; save that one")
     columns = ("plan", "requests/s per GPU", "GPUs", "against dense", f"TPOT p50 at {rows[0]['compared_at_qps']:.1f}/s",
-               "FLOPs saved", "weight reads saved", "KV reads saved", "quality kept", "by a small model")  # fmt: skip
+               "saved: FLOPs, weight reads, KV reads", "quality kept", "by a small model")  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     known = outcome.frames["quality"].to_dicts()
     lines += [f"| {' | '.join((*cells(row), *quality(row, known)))} |" for row in rows]
@@ -38,20 +38,20 @@ def table(outcome: Outcome, today: date) -> str:
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One plan's cells: figures with their 90 % intervals."""
-    gain, shares = "1.00x", ["", "", ""]
+    gain, saved = "1.00x", ""
     if row["strategy"] != "dense":
         gain = within(row, "gain", "x", ".2f")
-        shares = [percent(row[name]) for name in SAVED]
+        saved = ", ".join(percent(row[name]) for name in SAVED)
     capacity = within(row, "max_qps_per_gpu", "", ".1f", "max_qps")
     gpus, tpot = within(row, "gpus", "", "d"), within(row, "tpot_p50_ms", " ms", ".1f")
-    return (PLANS[row["strategy"]], capacity, gpus, gain, tpot, *shares)
+    return (PLANS[row["strategy"]], capacity, gpus, gain, tpot, saved)
 
 
 def quality(row: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """What the plan keeps of the dense model's score: as published for it, and as measured on the small model here."""
     if row["strategy"] == "dense":
         return "", ""
-    kept = "not measured" if row["quality"] is None else f"{percent(row['quality'])} ({row['quality_how']})"
+    kept = "not measured" if row["quality"] is None else percent(row["quality"])
     small = [one for one in known if one["strategy"] == row["strategy"] and one["evidence"] == "small model"]
     return kept, ", ".join(f"{percent(one['quality'])} {one['how'].removeprefix('measured, ')}" for one in small)
 
