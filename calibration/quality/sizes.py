@@ -72,7 +72,7 @@ CPU = Size(
     mix=_ROWS,
     widths=(16, 24, 36, 64),
     batch_tokens=8192,
-    steps=900,
+    steps=800,
     note="CPU-size model: ranking may transfer, magnitudes do not",
 )
 H200 = Size(
